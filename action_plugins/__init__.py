@@ -1,0 +1,1 @@
+"""The built-in actions, a module each; README.md says how to write one."""

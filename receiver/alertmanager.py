@@ -1,0 +1,262 @@
+"""The version-4 notification that Alertmanager posts: parsed once, here, into frozen dataclasses.
+
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config describes the body. Unknown
+keys are ignored at every level. NUL characters and lone surrogates, which no database stores, are
+replaced by U+FFFD.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from receiver.errors import NotificationError
+
+_SHOWN_ERRORS = 20
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# A body in which this finds nothing holds no such character: as an escape, or as raw bytes.
+_UNSTORABLE_RAW = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One element of `alerts`: a condition at one moment, identified by `fingerprint`."""
+
+    status: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    starts_at: datetime
+    ends_at: datetime | None
+    generator_url: str
+    fingerprint: str
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether Alertmanager says that it fires no more."""
+        return self.status == "resolved"
+
+    @property
+    def name(self) -> str:
+        """The label `alertname`, empty when it is missing."""
+        return self.labels.get("alertname", "")
+
+    def to_json(self) -> str:
+        """Return the alert as it is kept in the journal, in Alertmanager's own keys."""
+        return json.dumps(
+            {
+                "status": self.status,
+                "labels": self.labels,
+                "annotations": self.annotations,
+                "startsAt": self.starts_at.isoformat(),
+                "endsAt": self.ends_at.isoformat() if self.ends_at else None,
+                "generatorURL": self.generator_url,
+                "fingerprint": self.fingerprint,
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Alert":
+        """Return the alert that `to_json` wrote."""
+        raw = json.loads(text)
+        return cls(
+            raw["status"],
+            raw["labels"],
+            raw["annotations"],
+            datetime.fromisoformat(raw["startsAt"]),
+            datetime.fromisoformat(raw["endsAt"]) if raw["endsAt"] else None,
+            raw["generatorURL"],
+            raw["fingerprint"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One webhook request body."""
+
+    receiver: str
+    status: str
+    alerts: tuple[Alert, ...]
+    group_key: str
+    external_url: str
+    truncated_alerts: int
+
+
+def _parse_time(text: Any) -> datetime:
+    if not isinstance(text, str) or not _TIME.fullmatch(text):
+        raise ValueError("is not a time as in RFC 3339, such as 2026-11-22T14:04:10.807Z")
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        # Year 1 with a positive offset lies before the first instant that datetime has.
+        raise ValueError("is not a time that exists") from None
+
+
+class AlertList(fields.Field[tuple[Alert, ...]]):
+    """The field `alerts`.
+
+    A fast path: one flat loop over well-formed alerts, about thirty times faster than a nested
+    schema. It only says that something is wrong; the slow path then says what and where.
+    """
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> tuple[Alert, ...]:
+        del attr, data, kwargs
+        if not isinstance(value, list):
+            raise ValidationError("Not a list.")
+        try:
+            return tuple([_alert(raw) for raw in value])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            _explain(value)
+
+
+def _alert(raw: dict[str, Any]) -> Alert:
+    labels, annotations = raw["labels"], raw.get("annotations") or {}
+    fingerprint, generator_url = raw["fingerprint"], raw.get("generatorURL") or ""
+    status, ends = raw["status"], raw.get("endsAt")
+    for texts in (labels, annotations):
+        for text in texts.values():
+            if text.__class__ is not str:
+                raise TypeError
+    if (
+        (status != "firing" and status != "resolved")
+        or fingerprint.__class__ is not str
+        or not fingerprint
+        or generator_url.__class__ is not str
+    ):
+        raise ValueError
+    ends_at = _parse_time(ends) if ends and not ends.startswith("0001-01-01T") else None
+    return Alert(
+        status,
+        labels,
+        annotations,
+        _parse_time(raw["startsAt"]),
+        ends_at,
+        generator_url,
+        fingerprint,
+    )
+
+
+def _explain(alerts: list[Any]) -> NoReturn:
+    """Raise ValidationError: index -> field -> messages, as a nested schema would."""
+    errors: dict[int, Any] = {}
+    for index, raw in enumerate(alerts):
+        wrong = _wrong_fields(raw)
+        if wrong:
+            errors[index] = wrong
+            if len(errors) > _SHOWN_ERRORS:
+                break
+    raise ValidationError(errors)
+
+
+def _wrong_fields(raw: Any) -> dict[str, list[str]]:
+    if not isinstance(raw, dict):
+        return {"_schema": ["Not an object."]}
+    wrong: dict[str, list[str]] = {}
+    if raw.get("status") not in ("firing", "resolved"):
+        wrong["status"] = ["Must be firing or resolved."]
+    for key in ("labels", "annotations"):
+        texts = raw.get(key)
+        if texts is None and key == "annotations":
+            continue
+        if not isinstance(texts, dict):
+            wrong[key] = ["Not an object of texts."]
+        elif not all(isinstance(text, str) for text in texts.values()):
+            wrong[key] = ["Not all values are texts."]
+    for key in ("startsAt", "endsAt"):
+        text = raw.get(key)
+        if key == "endsAt" and (not text or str(text).startswith("0001-01-01T")):
+            if text and not isinstance(text, str):
+                wrong[key] = ["Not a text."]
+            continue
+        try:
+            _parse_time(text)
+        except ValueError as error:
+            wrong[key] = [str(error)]
+    if not isinstance(raw.get("fingerprint"), str) or not raw["fingerprint"]:
+        wrong["fingerprint"] = ["Missing or not a text."]
+    if not isinstance(raw.get("generatorURL") or "", str):
+        wrong["generatorURL"] = ["Not a text."]
+    return wrong
+
+
+class NotificationSchema(Schema):
+    """The envelope. What the receiver does not use is not checked: it could become another."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    version = fields.String(required=True, validate=validate.Equal("4"))
+    receiver = fields.String(load_default="")
+    status = fields.String(required=True, validate=validate.OneOf(["firing", "resolved"]))
+    group_key = fields.String(load_default="", data_key="groupKey")
+    external_url = fields.String(load_default="", data_key="externalURL")
+    truncated_alerts = fields.Integer(
+        load_default=0, strict=True, data_key="truncatedAlerts", validate=validate.Range(min=0)
+    )
+    alerts = AlertList(required=True)
+
+
+_SCHEMA = NotificationSchema()
+
+
+def parse_notification(body: bytes) -> Notification:
+    """Return the notification in a request body.
+
+    Raises NotificationError, naming each wrong field by its path, when it is not JSON or not a
+    version-4 notification.
+    """
+    try:
+        raw = json.loads(body)
+        if _UNSTORABLE_RAW.search(body):
+            raw = _storable(raw)
+    except RecursionError:
+        raise NotificationError("the body is nested too deeply") from None
+    except ValueError as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "cannot be decoded"
+        raise NotificationError(f"the body is not JSON: {reason}") from None
+    if not isinstance(raw, dict):
+        raise NotificationError("the body is not a notification: not a JSON object")
+    try:
+        values = _SCHEMA.load(raw)
+    except ValidationError as error:
+        wrong = _paths(error.messages, "")
+        raise NotificationError("the body is not a version-4 notification", wrong) from None
+    del values["version"]
+    return Notification(**values)
+
+
+def _storable(raw: Any) -> Any:
+    if isinstance(raw, str):
+        return _UNSTORABLE.sub("\ufffd", raw)
+    if isinstance(raw, list):
+        return [_storable(one) for one in raw]
+    if isinstance(raw, dict):
+        return {_storable(key): _storable(value) for key, value in raw.items()}
+    return raw
+
+
+def _paths(messages: Any, prefix: str) -> dict[str, str]:
+    """Flatten marshmallow's messages to `alerts[3].startsAt` -> text, at most `_SHOWN_ERRORS`."""
+    found: dict[str, str] = {}
+    for key, value in messages.items():
+        if isinstance(key, int):
+            path = f"{prefix}[{key}]"
+        elif key == "_schema":
+            path = prefix
+        else:
+            path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, dict):
+            found |= _paths(value, path)
+        else:
+            found[path] = " ".join(value)
+    return dict(list(found.items())[:_SHOWN_ERRORS])

@@ -1,0 +1,91 @@
+"""What an action is told about its run beyond the call's four values, and how it is stopped."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from receiver.errors import DeadlineExceededError, RunCancelledError
+
+if TYPE_CHECKING:
+    from receiver.alertmanager import Alert
+
+
+class Cancellation:
+    """A one-way switch shared by the worker, which throws it, and the action, which looks."""
+
+    def __init__(self) -> None:
+        self._thrown = threading.Event()
+        self._reason = ""
+
+    def cancel(self, reason: str) -> None:
+        """Ask the action to stop; the first reason stays."""
+        if not self._thrown.is_set():
+            self._reason = reason
+            self._thrown.set()
+
+    @property
+    def reason(self) -> str | None:
+        """Why the action should stop, None while it should not."""
+        return self._reason if self._thrown.is_set() else None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until cancelled, at most so long; return whether it is."""
+        return self._thrown.wait(seconds)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ActionContext:
+    """One attempt of one run, as the action sees it.
+
+    `idempotency_key` is the same at every attempt of a run and different for every other run:
+    hand it to whatever the action calls. `settings` holds the plugin's own declared settings,
+    parsed. `log` adds the run's fields to every line. `deadline` is for showing; to decide, use
+    `remaining_seconds()`, which no change of the wall clock disturbs.
+    """
+
+    run_id: int
+    action: str
+    kind: str
+    attempt: int
+    max_attempts: int
+    idempotency_key: str
+    alert: "Alert"
+    source: str
+    receiver: str
+    external_url: str
+    deadline: datetime
+    settings: Mapping[str, Any]
+    log: logging.LoggerAdapter[logging.Logger]
+    deadline_monotonic: float = field(repr=False)
+    cancellation: Cancellation = field(default_factory=Cancellation, repr=False)
+
+    def remaining_seconds(self) -> float:
+        """Return the time left, never negative; 0 once the run is cancelled or was taken away."""
+        if self.cancellation.reason is not None:
+            return 0.0
+        return max(0.0, self.deadline_monotonic - time.monotonic())
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the action should stop: cancelled, or out of time."""
+        return self.remaining_seconds() == 0.0
+
+    def raise_if_cancelled(self) -> None:
+        """Raise RunCancelledError (DeadlineExceededError when time is up) if it should stop.
+
+        Call it between steps, and let the exception pass.
+        """
+        reason = self.cancellation.reason
+        if reason is not None:
+            raise RunCancelledError(reason)
+        if self.remaining_seconds() == 0.0:
+            raise DeadlineExceededError("the deadline of this attempt has passed")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but never past the deadline or a cancel: then raise as raise_if_cancelled does."""
+        self.cancellation.wait(min(seconds, self.remaining_seconds()))
+        self.raise_if_cancelled()

@@ -1,0 +1,99 @@
+"""Every exception of the receiver, as one tree.
+
+Plugin authors raise `PermanentError` and `TemporaryError`; the rest is raised by the receiver
+itself. Each message says which, why, and what to do.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+
+class ReceiverError(Exception):
+    """The root of the tree: catching it catches all that the receiver raises on purpose."""
+
+
+class SettingsError(ReceiverError):
+    """The settings cannot be used; `problems` holds every one of them, each with its cure."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class PluginError(ReceiverError):
+    """One or more plugins that are named or enabled cannot be used; `problems` holds them all."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class NotificationError(ReceiverError):
+    """A request body is not a version-4 notification.
+
+    `fields` maps the path of each wrong field (`alerts[3].startsAt`) to what is wrong with it.
+    """
+
+    def __init__(self, detail: str, fields: dict[str, str] | None = None) -> None:
+        self.detail = detail
+        self.fields = fields or {}
+        super().__init__(detail)
+
+
+class JournalError(ReceiverError):
+    """The journal cannot do what it was asked for."""
+
+
+class JournalUnavailableError(JournalError):
+    """The journal cannot store now (disk full, locked, connection lost); trying later may help."""
+
+
+class JournalUnusableError(JournalError):
+    """The journal cannot be opened: corrupt, or written by a newer version. It is left as it is."""
+
+
+class JournalDataError(JournalError):
+    """The journal refuses this very data, now and later; what stood beside it is not affected."""
+
+
+class OperationError(ReceiverError):
+    """An operator's request cannot be carried out as asked: the run is in another state."""
+
+
+class ActionError(ReceiverError):
+    """What a plugin raises, and what is raised inside it by the context."""
+
+
+class PermanentError(ActionError):
+    """Raise it when trying again cannot help: the run ends `failed` at once."""
+
+
+class TemporaryError(ActionError):
+    """Raise it when trying again may help; `retry_after` or `retry_at` names the earliest time.
+
+    Without one the policy's backoff decides. `max_attempts` counts in either case. `retry_after`
+    is a timedelta or a number of seconds, `retry_at` an aware datetime.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: timedelta | float | None = None,
+        retry_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        if isinstance(retry_after, int | float):
+            retry_after = timedelta(seconds=retry_after)
+        if retry_at is not None and retry_at.tzinfo is None:
+            raise ValueError("retry_at must be an aware datetime, such as datetime.now(UTC)")
+        self.retry_after = retry_after
+        self.retry_at = retry_at
+
+
+class RunCancelledError(ActionError):
+    """Raised by `context.raise_if_cancelled()` once the run should stop: let it pass through."""
+
+
+class DeadlineExceededError(RunCancelledError):
+    """Raised by `context.raise_if_cancelled()` when the attempt's time is used up."""

@@ -1,0 +1,330 @@
+"""Finds, loads, validates, lists and calls the plugins: one by one, through pluggy.
+
+Three sources: the built-ins (`action_plugins`), the entry-point group `receiver.actions`, and
+`PLUGIN_DIR`. Only what is enabled is imported. A plugin with a plain `execute` is an action; one
+with only wrappers surrounds the actions of all others.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+import action_plugins
+from receiver import hookspecs
+from receiver.declarations import Setting, is_missing, nearest, resolve
+from receiver.errors import PluginError
+from receiver.settings import Settings
+
+ENTRY_POINT_GROUP = "receiver.actions"
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+HOOKS = tuple(
+    name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec")
+)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin that was found, and what became of it.
+
+    `state` is `loaded`, `wrapper` (loaded, surrounds all actions), `disabled` (not among the
+    enabled; not imported), `not configured` (a required setting is absent and nothing names it)
+    or `broken`; `reason` says why it is not loaded.
+    """
+
+    name: str
+    origin: str
+    state: str
+    reason: str = ""
+    version: str = ""
+    hooks: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    implementation: object = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A plugin that was found but not imported."""
+
+    name: str
+    origin: str
+    source: str
+    import_it: Callable[[], object]
+    version: str = ""
+
+
+class Actions:
+    """The plugins of this process; `call` runs one hook of one action, wrappers around it."""
+
+    def __init__(self) -> None:
+        self.plugins: dict[str, Plugin] = {}
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._callers: dict[tuple[str, str], pluggy.HookCaller] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.loaded
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """The names of the actions that can be run."""
+        return frozenset(one.name for one in self.plugins.values() if one.state == "loaded")
+
+    def why_not_loaded(self, name: str) -> str | None:
+        """Return why a known plugin is no loaded action; None when nobody knows the name."""
+        plugin = self.plugins.get(name)
+        if plugin is None:
+            return None
+        if plugin.state == "wrapper":
+            return f"{name} only wraps other actions; it has no execute of its own"
+        return f"the action {name} is {plugin.state}: {plugin.reason}"
+
+    def has_hook(self, name: str, hook: str) -> bool:
+        """Whether the action itself implements a hook."""
+        return hook in self.plugins[name].hooks
+
+    def call(self, name: str, hook: str, arguments: Mapping[str, Any]) -> Any:
+        """Call one hook of one action, with every wrapper; raises what the plugin raises."""
+        caller = self._callers.get((name, hook))
+        if caller is None:
+            others = [
+                one.implementation
+                for one in self.plugins.values()
+                if one.state == "loaded" and one.name != name
+            ]
+            caller = self._manager.subset_hook_caller(hook, others)
+            self._callers[name, hook] = caller
+        return caller(**arguments)
+
+    def register(self, plugin: Plugin) -> None:
+        """Add a plugin; one with an implementation takes part in calls from now on."""
+        self.plugins[plugin.name] = plugin
+        self._callers.clear()
+        if plugin.implementation is not None:
+            self._manager.register(plugin.implementation, plugin.name)
+
+
+def load_actions(settings: Settings) -> Actions:
+    """Load every enabled plugin.
+
+    Raises PluginError, with every problem found, when a plugin that is named or enabled cannot be
+    used, or a name stands for nothing.
+    """
+    candidates, problems = _find(settings)
+    named = _named(settings)
+    for name, where in named.items():
+        if name not in candidates:
+            problems.append(f"{where}: there is no plugin {name}{nearest(name, candidates)}")
+    actions = Actions()
+    for candidate in candidates.values():
+        enabled = _is_enabled(candidate, settings)
+        if enabled:
+            plugin = _load(candidate, settings, actions)
+        else:
+            reason = "it is not among RECEIVER_ACTIONS"
+            plugin = Plugin(candidate.name, candidate.origin, "disabled", reason, candidate.version)
+        if plugin.state == "not configured" and candidate.name in named:
+            plugin = Plugin(candidate.name, candidate.origin, "broken", plugin.reason)
+        if plugin.state == "broken" or (plugin.state == "disabled" and candidate.name in named):
+            problems.append(f"{candidate.name} ({candidate.origin}): {plugin.reason}")
+        if plugin.name not in actions.plugins:
+            actions.register(plugin)
+    if problems:
+        raise PluginError(problems)
+    return actions
+
+
+def _named(settings: Settings) -> dict[str, str]:
+    """Return name -> where it is named, for every plugin that the settings name."""
+    named = dict.fromkeys(settings.plugin_settings, "[plugins]")
+    named |= {name: f"[actions.{name}]" for name in settings.policies}
+    named |= dict.fromkeys(settings.actions or (), "RECEIVER_ACTIONS")
+    named |= dict.fromkeys(settings.action_plugin, "ACTION_PLUGIN")
+    return named
+
+
+def _is_enabled(candidate: _Candidate, settings: Settings) -> bool:
+    if settings.actions is not None:
+        return candidate.name in settings.actions
+    return candidate.source != "entry point" or candidate.name in _named(settings)
+
+
+def _find(settings: Settings) -> tuple[dict[str, _Candidate], list[str]]:
+    found: dict[str, _Candidate] = {}
+    problems: list[str] = []
+    for candidate in (
+        *_built_ins(),
+        *_entry_points(),
+        *_in_directory(settings.plugin_dir, problems),
+    ):
+        if not NAME.fullmatch(candidate.name):
+            problems.append(
+                f"{candidate.name} ({candidate.origin}): a plugin's name is made of lower-case "
+                "letters, digits and underscores; rename it"
+            )
+        elif candidate.name in found:
+            other = found[candidate.name].origin
+            problems.append(
+                f"{candidate.name}: two plugins have this name: {other} and {candidate.origin}"
+            )
+        else:
+            found[candidate.name] = candidate
+    return found, problems
+
+
+def _built_ins() -> Iterator[_Candidate]:
+    for module in pkgutil.iter_modules(action_plugins.__path__):
+        path = f"action_plugins.{module.name}"
+        yield _Candidate(module.name, path, "built-in", partial(importlib.import_module, path))
+
+
+def _entry_points() -> Iterator[_Candidate]:
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)):
+        package, version = (point.dist.name, point.dist.version) if point.dist else ("?", "")
+        yield _Candidate(
+            point.name.replace("-", "_"), f"{point.value} in {package}", "entry point",
+            point.load, version,
+        )  # fmt: skip
+
+
+def _in_directory(directory: Path | None, problems: list[str]) -> Iterator[_Candidate]:
+    if directory is None:
+        return
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        problems.append(f"PLUGIN_DIR: {directory} cannot be read: {error.strerror}")
+        return
+    for path in entries:
+        if path.name.startswith((".", "_")):
+            continue
+        file = path / "__init__.py" if path.is_dir() else path
+        if file.suffix == ".py" and file.is_file():
+            name = path.stem.replace("-", "_")
+            yield _Candidate(name, str(path), "directory", partial(_import_file, name, file))
+
+
+def _import_file(name: str, file: Path) -> object:
+    sys.dont_write_bytecode = True  # Nothing is written into PLUGIN_DIR, now or later.
+    full_name = f"receiver_plugins.{name}"
+    search = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(
+        full_name, file, submodule_search_locations=search
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[full_name]
+        raise
+    return module
+
+
+def _load(candidate: _Candidate, settings: Settings, actions: Actions) -> Plugin:
+    """Import, check and configure one plugin, and register it; whatever it raises is its end."""
+    name, origin = candidate.name, candidate.origin
+
+    def broken(reason: str) -> Plugin:
+        return Plugin(name, origin, "broken", reason, candidate.version)
+
+    try:
+        implementation = candidate.import_it()
+        hooks, wrappers, problems = _hooks(implementation)
+        if problems:
+            return broken("; ".join(problems))
+        called = _call_alone(implementation, "name", {}) if "name" in hooks else None
+        if called is not None and called != name:
+            return broken(
+                f"its name() says {called!r}, its place says {name!r}; settings choose by the "
+                "name, so let both be the same"
+            )
+        declared = tuple(_call_alone(implementation, "settings", {}) or ())
+        values, problems = _plugin_settings(name, declared, settings)
+        plugin = Plugin(
+            name=name,
+            origin=origin,
+            state="loaded" if "execute" in hooks else "wrapper",
+            version=candidate.version or str(getattr(implementation, "__version__", "")),
+            hooks=tuple(hook for hook in HOOKS if hook in hooks or hook in wrappers),
+            settings=declared,
+            values=values,
+            implementation=implementation,
+        )
+        if problems:
+            missing = all(is_missing(problem) for problem in problems)
+            state = "not configured" if missing else "broken"
+            return Plugin(name, origin, state, "; ".join(problems), plugin.version,
+                          plugin.hooks, declared)  # fmt: skip
+        if "validate_config" in hooks:
+            _call_alone(implementation, "validate_config", {"settings": values})
+        actions.register(plugin)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's call
+        return broken(f"{type(error).__name__}: {error}")
+    return plugin
+
+
+def _call_alone(implementation: object, hook: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a hook of a plugin that is not loaded yet, without the wrappers of others."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(implementation)
+    return getattr(manager.hook, hook)(**arguments)
+
+
+def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
+    """Return the plain hooks and the wrapped hooks of a plugin, and what is wrong with them."""
+    plain: set[str] = set()
+    wrappers: set[str] = set()
+    problems: list[str] = []
+    for name in dir(implementation):
+        method = inspect.getattr_static(implementation, name)
+        method = getattr(method, "__func__", method)
+        options = getattr(method, f"{hookspecs.PROJECT}_impl", None)
+        if not isinstance(options, dict):
+            continue
+        hook = options.get("specname") or name
+        if hook not in HOOKS:
+            problems.append(f"there is no hook {hook}{nearest(hook, HOOKS)}")
+            continue
+        known = inspect.signature(getattr(hookspecs, hook)).parameters
+        problems += [
+            f"{hook}() has no argument {argument.name}{nearest(argument.name, known)}; "
+            f"it may take {', '.join(known) or 'none'}"
+            for argument in inspect.signature(getattr(implementation, name)).parameters.values()
+            if argument.default is inspect.Parameter.empty and argument.name not in known
+        ]
+        is_wrapper = options.get("wrapper") or options.get("hookwrapper")
+        (wrappers if is_wrapper else plain).add(hook)
+    if not problems and "execute" not in plain and not wrappers:
+        problems.append("it has no execute(); mark one with @hookimpl")
+    return plain, wrappers, problems
+
+
+def _plugin_settings(
+    name: str, declared: tuple[Setting, ...], settings: Settings
+) -> tuple[dict[str, Any], list[str]]:
+    section = settings.plugin_settings.get(name, {})
+    from_file = {key.upper(): value for key, value in section.items()}
+    known = {one.name for one in declared} | {f"{one.name}_FILE" for one in declared if one.secret}
+    values, problems = resolve(declared, [settings.environment, from_file])
+    problems += [
+        f"receiver.toml: [plugins.{name}] {key} is not one of its settings"
+        f"{nearest(key.upper(), known).lower()}"
+        for key in section
+        if key.upper() not in known
+    ]
+    return values, problems

@@ -1,0 +1,244 @@
+"""The settings of the receiver: one table, read from flags, environment and `receiver.toml`.
+
+The fields of `Settings` are the table: it feeds `--help`, the README and the tests. The first of
+flag, environment, file and default decides. All problems are reported at once.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from receiver.declarations import (
+    Address,
+    Setting,
+    declared,
+    nearest,
+    resolve,
+    setting,
+)
+from receiver.errors import SettingsError
+from receiver.policies import Policy
+
+# Kubernetes adds such variables to every pod for a Service that is called `receiver`.
+_INJECTED = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+_POLICY_PREFIX = "RECEIVER_ACTION_"
+_CONFIG = Setting("RECEIVER_CONFIG", "path", help="the settings file, `receiver.toml`")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of the receiver, parsed; `[actions.<name>]` and `[plugins.<name>]` apart."""
+
+    bind: Address = setting(
+        "RECEIVER_BIND", "address", "127.0.0.1:8080", "the address to listen on"
+    )
+    data_dir: Path = setting(
+        "RECEIVER_DATA_DIR",
+        "path",
+        "~/.local/state/alert-receiver",
+        "the directory of the journal (SQLite); must be on a local disk",
+    )
+    database_url: str | None = setting(
+        "RECEIVER_DATABASE_URL",
+        "text",
+        None,
+        "the journal elsewhere: `postgresql+psycopg://user:password@host/name`",
+        secret=True,
+    )
+    actions: tuple[str, ...] | None = setting(
+        "RECEIVER_ACTIONS",
+        "list",
+        None,
+        "the actions to load; default: the built-ins and those in `PLUGIN_DIR`",
+    )
+    action_plugin: tuple[str, ...] = setting(
+        "ACTION_PLUGIN", "list", "", "the action of alerts that name none; a list runs several"
+    )
+    plugin_dir: Path | None = setting(
+        "PLUGIN_DIR", "path", None, "a directory of plugins, a `.py` file or a package each"
+    )
+    auth: str = setting(
+        "RECEIVER_AUTH",
+        "text",
+        "token",
+        "`token`, or `none` to listen beyond loopback without credentials",
+        choices=("token", "none"),
+    )
+    submit_token: str | None = setting(
+        "RECEIVER_SUBMIT_TOKEN",
+        "text",
+        None,
+        "the bearer token that Alertmanager must send to the webhook",
+        secret=True,
+    )
+    max_body: int = setting(
+        "RECEIVER_MAX_BODY", "size", "32MiB", "the largest request body that is accepted"
+    )
+    episode_tolerance: timedelta = setting(
+        "RECEIVER_EPISODE_TOLERANCE",
+        "duration",
+        "0s",
+        "a firing alert whose startsAt is later by no more than this continues its open episode",
+    )
+    grace_period: timedelta = setting(
+        "RECEIVER_GRACE_PERIOD",
+        "duration",
+        "25s",
+        "how long running attempts may finish after SIGTERM",
+    )
+    web_threads: int = setting(
+        "RECEIVER_WEB_THREADS", "count", "8", "requests that are answered at a time"
+    )
+    worker_threads: int = setting(
+        "RECEIVER_WORKER_THREADS", "count", "16", "attempts that run at a time, of all actions"
+    )
+    log_level: str = setting(
+        "LOG_LEVEL",
+        "text",
+        "info",
+        "`debug`, `info`, `warning` or `error`",
+        choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = setting(
+        "RECEIVER_LOG_FORMAT",
+        "text",
+        "json",
+        "`json`, or `text` for people",
+        choices=("json", "text"),
+    )
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def policy(self, action: str) -> Policy:
+        """Return the policy of an action, the defaults where nothing is set."""
+        return self.policies.get(action, Policy())
+
+    @property
+    def journal_url(self) -> str:
+        """The database URL; SQLite in the data directory unless another is set."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'journal.db'}"
+
+
+def table() -> dict[str, Setting]:
+    """Return field name -> setting, in the order of the README."""
+    return declared(Settings)
+
+
+def toml_key(one: Setting) -> str:
+    """Return the key of a setting in `receiver.toml`: `RECEIVER_DATA_DIR` is `data_dir` there."""
+    return one.name.removeprefix("RECEIVER_").lower()
+
+
+def load(
+    environment: Mapping[str, str], flags: Mapping[str, str], config: Path | None = None
+) -> Settings:
+    """Read all settings; `flags` maps a setting's name to the text given on the command line.
+
+    Raises SettingsError with every problem found: unknown names, bad values, an unreadable file.
+    """
+    located, problems = resolve([_CONFIG], [environment])
+    file = _read_file(config or located["RECEIVER_CONFIG"], problems)
+    sections = {name: file.pop(name, {}) for name in ("actions", "plugins")}
+    for name, section in sections.items():
+        if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
+            problems.append(f"receiver.toml: {name} must be tables: [{name}.<action>]")
+            sections[name] = {}
+
+    settings = table()
+    by_key = {toml_key(one): one for one in settings.values()}
+    for key in file:
+        if key.removesuffix("_file") not in by_key or (
+            key.endswith("_file") and not by_key[key.removesuffix("_file")].secret
+        ):
+            problems.append(f"receiver.toml: {key} is not a setting{nearest(key, by_key)}")
+    from_file: dict[str, object] = {}
+    for key, one in by_key.items():
+        from_file |= {name: file[k] for name, k in _with_file(one.name, key) if k in file}
+    problems += _unknown_names(environment, settings.values())
+    values, wrong = resolve(settings.values(), [flags, environment, from_file])
+    policies, wrong_policies = _policies(environment, sections["actions"])
+    problems += wrong + wrong_policies
+    if problems:
+        raise SettingsError(problems)
+    return Settings(
+        **{name: values[one.name] for name, one in settings.items()},
+        policies=policies,
+        plugin_settings=sections["plugins"],
+        environment=dict(environment),
+    )
+
+
+def _with_file(name: str, key: str) -> list[tuple[str, str]]:
+    return [(name, key), (f"{name}_FILE", f"{key}_file")]
+
+
+def _read_file(path: Path | None, problems: list[str]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"RECEIVER_CONFIG: {path} cannot be read: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"RECEIVER_CONFIG: {path} is not TOML: {error}")
+    return {}
+
+
+def _unknown_names(environment: Mapping[str, str], settings: Any) -> list[str]:
+    known = {_CONFIG.name}
+    for one in settings:
+        known |= {one.name, f"{one.name}_FILE"} if one.secret else {one.name}
+    return [
+        f"{name}: is not a setting{nearest(name, known)}; unset it"
+        for name in sorted(environment)
+        if name.startswith("RECEIVER_")
+        and not name.startswith(_POLICY_PREFIX)
+        and name not in known
+        and not _INJECTED.fullmatch(name)
+    ]
+
+
+def _policies(
+    environment: Mapping[str, str], section: Mapping[str, Mapping[str, object]]
+) -> tuple[dict[str, Policy], list[str]]:
+    keys = {one.name: field_name for field_name, one in declared(Policy).items()}
+    raw: dict[str, dict[str, dict[str, object]]] = {}
+    problems: list[str] = []
+    for name in sorted(environment):
+        if not name.startswith(_POLICY_PREFIX):
+            continue
+        words = name.removeprefix(_POLICY_PREFIX).lower()
+        # The longest key first: an action's own name may end in a shorter one.
+        for key in sorted(keys, key=len, reverse=True):
+            if words.endswith(f"_{key}"):
+                action = words.removesuffix(f"_{key}")
+                raw.setdefault(action, {}).setdefault("environment", {})[key] = environment[name]
+                break
+        else:
+            problems.append(
+                f"{name}: is not RECEIVER_ACTION_<NAME>_<KEY>; the keys are "
+                + ", ".join(sorted(key.upper() for key in keys))
+            )
+    for action, values in section.items():
+        raw.setdefault(action, {})["file"] = dict(values)
+        problems += [
+            f"receiver.toml: [actions.{action}] {key} is not a key of a policy{nearest(key, keys)}"
+            for key in values
+            if key not in keys
+        ]
+    policies = {}
+    for action, sources in raw.items():
+        values, wrong = resolve(
+            declared(Policy).values(),
+            [sources.get("environment", {}), sources.get("file", {})],
+            shown_as=lambda one, action=action: f"[actions.{action}] {one.name}",  # type: ignore[misc]
+        )
+        problems += wrong
+        if not wrong:
+            policies[action] = Policy(**{keys[name]: value for name, value in values.items()})
+    return policies, problems

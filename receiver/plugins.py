@@ -24,6 +24,8 @@ import action_plugins
 from receiver import hookspecs
 from receiver.declarations import Setting, is_missing, nearest, resolve
 from receiver.errors import PluginError
+from receiver.policies import Rules
+from receiver.routing import Catalog
 from receiver.settings import Settings
 
 ENTRY_POINT_GROUP = "receiver.actions"
@@ -141,7 +143,7 @@ def load_actions(settings: Settings) -> Actions:
         if plugin.name not in actions.plugins:
             actions.register(plugin)
     if problems:
-        raise PluginError(problems)
+        raise PluginError(problems, actions)
     return actions
 
 
@@ -328,3 +330,21 @@ def _plugin_settings(
         if key.upper() not in known
     ]
     return values, problems
+
+
+def catalog_of(actions: Actions) -> Catalog:
+    """Return the actions as routing sees them."""
+    reasons = {name: actions.why_not_loaded(name) or "" for name in actions.plugins}
+    loaded = actions.loaded
+    return Catalog(loaded, {name: why for name, why in reasons.items() if name not in loaded})
+
+
+def rules_of(settings: Settings, actions: Actions) -> Rules:
+    """Return what the journal must know of settings and plugins."""
+    return Rules(
+        tolerance=settings.episode_tolerance,
+        policies=settings.policies,
+        resolved_hooks=frozenset(
+            name for name in actions.loaded if actions.has_hook(name, "resolved")
+        ),
+    )

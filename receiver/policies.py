@@ -1,6 +1,8 @@
 """Per-action policy: what `[actions.<name>]` and `RECEIVER_ACTION_<NAME>_<KEY>` may say. Pure."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from receiver.declarations import Backoff, setting
@@ -19,6 +21,35 @@ class Policy:
     backoff: Backoff = setting(
         "backoff", "backoff", "1s..5m", "first and longest pause between attempts"
     )
+    on_interrupt: str = setting(
+        "on_interrupt",
+        "text",
+        "retry",
+        "what becomes of a run whose process died: `retry`, or `hold` it for a person",
+        choices=("retry", "hold"),
+    )
+    max_concurrent: int = setting(
+        "max_concurrent", "count", "4", "runs at a time; for one target always 1"
+    )
+    max_staleness: timedelta = setting(
+        "max_staleness",
+        "duration",
+        "5h",
+        "a run whose alert was not reported for longer waits until it is",
+    )
+    repeat_after: timedelta | None = setting(
+        "repeat_after", "duration", None, "run again while the alert fires, so long after a success"
+    )
+    max_repeats: int = setting("max_repeats", "count", "10", "repeats of one episode at most")
+    verify_after: timedelta | None = setting(
+        "verify_after", "duration", None, "look whether the alert resolved, so long after a success"
+    )
+    escalate_to: str | None = setting(
+        "escalate_to", "text", None, "the action to run when this one failed or did not help"
+    )
+    resolved_after: timedelta = setting(
+        "resolved_after", "duration", "5m", "pause before the action's `resolved` hook is called"
+    )
 
 
 def next_attempt_at(
@@ -35,3 +66,84 @@ def next_attempt_at(
     # 2**50 times the shortest pause outlasts every `longest`; more would overflow one day.
     ceiling = min(first * 2 ** min(attempts - 1, 50), longest)
     return failed_at + timedelta(seconds=ceiling * jitter)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How one attempt ended.
+
+    `outcome` is `succeeded`, `failed`, `cancelled` (it was asked to stop, and did) or
+    `interrupted` (its process died or is about to). `result` is JSON. `permanent`: trying again
+    cannot help; `retry_at` and `retry_after` are the plugin's word on when it may.
+    """
+
+    outcome: str
+    error: str | None = None
+    result: str | None = None
+    permanent: bool = False
+    retry_at: datetime | None = None
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Where a run stands after an attempt: queued until `due_at`, or finished with an outcome."""
+
+    outcome: str | None
+    reason: str
+    due_at: datetime | None = None
+
+
+def after_attempt(
+    end: AttemptEnd, attempt: int, policy: Policy, now: datetime, jitter: float
+) -> Next:
+    """Return where a run stands after its attempt number `attempt`; see next_attempt_at."""
+    if end.outcome == "succeeded":
+        return Next("succeeded", "the action succeeded")
+    if end.outcome == "cancelled":
+        return Next("cancelled", end.error or "cancelled")
+    if end.outcome == "interrupted" and policy.on_interrupt == "hold":
+        return Next("unknown", f"{end.error}; it may have acted: on_interrupt is hold")
+    if end.permanent:
+        return Next("failed", "the action said that trying again cannot help")
+    due_at = next_attempt_at(now, attempt, policy, jitter)
+    if due_at is None:
+        return Next("failed", f"attempt {attempt} of {policy.max_attempts} was the last")
+    named = end.retry_at or (now + end.retry_after if end.retry_after is not None else None)
+    why = "was interrupted" if end.outcome == "interrupted" else "failed"
+    if named is not None:
+        return Next(None, f"attempt {attempt} {why}; the action named the time", max(named, now))
+    return Next(None, f"attempt {attempt} of {policy.max_attempts} {why}", due_at)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the journal must know of settings and plugins to decide what becomes of a run."""
+
+    tolerance: timedelta = timedelta(0)
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    resolved_hooks: frozenset[str] = frozenset()
+
+    def policy(self, action: str) -> Policy:
+        """Return the policy of an action, the defaults where nothing is set."""
+        return self.policies.get(action, _DEFAULT)
+
+    def resolved_after(self, action: str) -> timedelta | None:
+        """Return when its `resolved` hook is due after the fact, None when it has none."""
+        return self.policy(action).resolved_after if action in self.resolved_hooks else None
+
+
+_DEFAULT = Policy()
+
+
+def target_of(source: str, fingerprint: str) -> str:
+    """Return what a run acts on, as the limits count it: by default the alert itself."""
+    return f"{source}/{fingerprint}" if source else fingerprint
+
+
+def idempotency_key(
+    source: str, fingerprint: str, action: str, starts_at: datetime, kind: str, ordinal: int
+) -> str:
+    """Return the key of a run: the same at every attempt, another for every other identity."""
+    identity = "\x1f".join((source, fingerprint, action, starts_at.isoformat(), kind, str(ordinal)))
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]

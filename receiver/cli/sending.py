@@ -1,0 +1,94 @@
+"""`receiver send`: post a notification as Alertmanager would."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import requests
+
+from receiver.cli.options import settings_options
+from receiver.errors import ReceiverError
+from receiver.settings import Settings
+
+SAMPLES = {
+    "firing": "one alert that fires",
+    "resolved": "the same alert, resolved",
+    "group": "three alerts of one group: two fire, one has resolved",
+}
+_TIMEOUT_SECONDS = 15
+
+
+@click.command(short_help="Post a sample notification, or a file, to a receiver.")
+@click.argument("what", required=False)
+@click.option("--list", "list_them", is_flag=True, help="List the samples.")
+@click.option("--print", "print_it", is_flag=True, help="Print the body instead of posting it.")
+@click.option("--url", help="The webhook's URL.  [default: /webhook at RECEIVER_BIND]")
+@click.option("--action", help="Post to /webhook/ACTION.")
+@settings_options
+def send(
+    settings: Settings,
+    what: str | None,
+    list_them: bool,
+    print_it: bool,
+    url: str | None,
+    action: str | None,
+) -> None:
+    """Post WHAT to a receiver: the name of a sample, or a file.
+
+    A sample fires from now on, so that each one sent begins an episode; a file is sent as it is.
+    The token is RECEIVER_SUBMIT_TOKEN.
+    """
+    if list_them or what is None:
+        for name, text in SAMPLES.items():
+            click.echo(f"{name:9} {text}")
+        return
+    body = sample(what, datetime.now(UTC)) if what in SAMPLES else _read(what)
+    if print_it:
+        click.echo(body)
+        return
+    target = url or f"http://{settings.bind}/webhook"
+    if action:
+        target = f"{target.rstrip('/')}/{action}"
+    headers = {"Content-Type": "application/json"}
+    if settings.submit_token:
+        headers["Authorization"] = f"Bearer {settings.submit_token}"
+    try:
+        answer = requests.post(
+            target,
+            data=body.encode(),
+            headers=headers,
+            timeout=_TIMEOUT_SECONDS,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise ReceiverError(
+            f"{target} does not answer: {error}; is `receiver serve` running there?"
+        ) from error
+    click.echo(f"{answer.status_code} {answer.text.strip()}")
+    if answer.status_code != 200:
+        sys.exit(1)
+
+
+def sample(name: str, now: datetime) -> str:
+    """Return a sample body whose alerts began (and, if resolved, ended) as of `now`."""
+    file = Path(__file__).parent.parent / "samples" / f"{name}.json"
+    body: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for alert in body["alerts"]:
+        if alert["status"] == "firing":
+            alert["startsAt"] = now.isoformat()
+        else:
+            alert["startsAt"] = (now - timedelta(minutes=5)).isoformat()
+            alert["endsAt"] = now.isoformat()
+    return json.dumps(body, indent=2)
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReceiverError(
+            f"{name} is neither a sample ({', '.join(SAMPLES)}) nor a readable file: {error}"
+        ) from error

@@ -1,0 +1,84 @@
+"""`receiver serve`, `receiver web` and `receiver worker`."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from receiver import logs
+from receiver.cli.options import settings_arguments, settings_options
+from receiver.errors import JournalUnusableError, PluginError, SettingsError
+from receiver.settings import Settings
+from receiver.supervisor import CANNOT_START, Supervisor, end_with_parent
+from receiver.web.binding import check_bind
+
+_log = logging.getLogger(__name__)
+
+
+@click.command(short_help="Accept notifications and run actions: web and worker as one.")
+@settings_options
+def serve(settings: Settings) -> None:
+    """Accept notifications and run actions: `receiver web` and `receiver worker` as one.
+
+    Stops on SIGTERM: accepts no more, lets running attempts finish, and ends.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    check_bind(settings)
+    arguments = settings_arguments()
+    children = {role: [sys.executable, "-m", "receiver", role, *arguments]
+                for role in ("web", "worker")}  # fmt: skip
+    sys.exit(Supervisor(children, settings.grace_period).run())
+
+
+@click.command(short_help="Accept notifications only.")
+@settings_options
+def web(settings: Settings) -> None:
+    """Accept notifications and write them to the journal; a worker runs the actions."""
+    from receiver.web.server import Server
+
+    end_with_parent()
+    logs.configure(settings.log_level, settings.log_format)
+    check_bind(settings)
+    Server(settings).run()
+
+
+@click.command(short_help="Run actions only.")
+@settings_options
+def worker(settings: Settings) -> None:
+    """Run the actions of what the journal holds; `receiver web` fills it."""
+    from receiver.journal.journal import Journal
+    from receiver.plugins import load_actions, rules_of
+    from receiver.worker.loop import Worker
+
+    supervised = end_with_parent()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        actions = load_actions(settings)
+        journal = Journal(settings.journal_url)
+    except (SettingsError, PluginError, JournalUnusableError) as error:
+        if not supervised:
+            raise
+        _log.critical("worker cannot start", extra={"error": str(error)})
+        sys.exit(CANNOT_START)
+    one = Worker(
+        journal,
+        actions,
+        rules_of(settings, actions),
+        threads=settings.worker_threads,
+        grace=settings.grace_period,
+    )
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        one.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    code = one.run()
+    logging.shutdown()
+    # Threads of actions that never returned must not keep the process.
+    sys.stdout.flush()
+    os._exit(code)

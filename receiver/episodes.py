@@ -1,0 +1,314 @@
+"""Whether an alert begins a new episode, and what becomes of the runs of an old one. Pure.
+
+One row per (source, fingerprint, action) holds the latest episode. A firing alert begins a new
+one if and only if its startsAt is later than the row's mark. No simpler rule gives the right
+number of runs for what Alertmanager really sends: re-sends, both peers of a pair, a false
+resolved followed by the same startsAt, a startsAt that moves back or on without a resolved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from receiver.policies import Policy
+
+# How far the mark may lie in the future: a sender whose clock is ahead must not make a row deaf.
+MARK_AHEAD = timedelta(minutes=5)
+# "Seen" is written at most this often for a row: a pair's second copy costs no write.
+SEEN_RESOLUTION = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """The latest episode of one (source, fingerprint, action).
+
+    `mark_at` is the latest startsAt accepted, but never far in the future; `starts_at` is what the
+    alert said. `seen_at` is when it was last reported firing. `ends_at` and `closed_at` are None
+    while it fires. `round` counts how often the action had to run anew because the alert fired
+    again after its `resolved` run had begun.
+    """
+
+    source: str
+    fingerprint: str
+    action: str
+    starts_at: datetime
+    mark_at: datetime
+    seen_at: datetime
+    receiver: str
+    closed_at: datetime | None = None
+    ends_at: datetime | None = None
+    round: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the alert still fires, as far as anyone said."""
+        return self.closed_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one alert means for one row.
+
+    `kind` is `new`, `seen`, `closed` or `put back`. `row` is the row to write, None when it stays
+    as it is. `is_ahead`: the sender's clock is ahead of the receiver's, worth a warning.
+    """
+
+    kind: str
+    reason: str
+    row: Episode | None = None
+    is_ahead: bool = False
+
+
+def is_ahead(starts_at: datetime, now: datetime) -> bool:
+    """Whether a startsAt lies so far in the future that the mark cannot follow it."""
+    return starts_at > now + MARK_AHEAD
+
+
+def needs_identity(row: Episode | None, starts_at: datetime, now: datetime) -> bool:
+    """Whether `decide_firing` must be told if a run with this very startsAt exists.
+
+    Only where the mark could not follow a startsAt from the future, now or earlier.
+    """
+    if is_ahead(starts_at, now):
+        return True
+    return row is not None and row.mark_at < starts_at <= row.starts_at
+
+
+def decide_firing(
+    row: Episode | None,
+    source: str,
+    fingerprint: str,
+    action: str,
+    starts_at: datetime,
+    receiver: str,
+    now: datetime,
+    tolerance: timedelta = timedelta(0),
+    has_run: bool = False,
+) -> Decision:
+    """Decide what a firing alert means; `has_run` matters only where `needs_identity` says so."""
+    ahead = is_ahead(starts_at, now)
+    mark_at = min(starts_at, now + MARK_AHEAD)
+    if row is None and not has_run:
+        first = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
+        return Decision("new", "the first episode of this alert", first, ahead)
+    if row is None:
+        kept = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
+        return Decision("seen", "a run of this very startsAt exists", kept, ahead)
+    known = has_run and needs_identity(row, starts_at, now)
+    tolerated = row.is_open and starts_at <= row.mark_at + tolerance
+    if starts_at > row.mark_at and not known and not tolerated:
+        begun = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
+        return Decision("new", "its startsAt is later than the latest accepted", begun, ahead)
+    if not row.is_open:
+        again = replace(
+            row,
+            seen_at=now,
+            closed_at=None,
+            ends_at=None,
+            receiver=receiver,
+        )
+        return Decision("put back", "the same episode fires again: the resolved was false", again)
+    # A tolerated startsAt moves the mark on, so that it stays the same episode once closed.
+    raised = max(row.mark_at, mark_at) if tolerated else row.mark_at
+    if raised == row.mark_at and timedelta(0) <= now - row.seen_at < SEEN_RESOLUTION:
+        return Decision("seen", "the same episode", None, ahead)
+    seen = replace(row, mark_at=raised, seen_at=now, receiver=receiver)
+    return Decision("seen", "the same episode", seen, ahead)
+
+
+def decide_resolved(row: Episode, ends_at: datetime | None, now: datetime) -> Decision:
+    """Decide what a resolved alert means for a row of its source and fingerprint."""
+    if not row.is_open:
+        return Decision("seen", "the episode was closed already")
+    ended = ends_at or now
+    if ended <= row.starts_at:
+        return Decision("seen", "it ended before the latest episode began")
+    return Decision("closed", "the alert resolved", replace(row, closed_at=now, ends_at=ended))
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRun:
+    """What the decisions below need to know of one run of an episode."""
+
+    id: int
+    kind: str
+    ordinal: int
+    state: str
+    outcome: str | None
+    attempts: int
+    cancelled_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a run that waits; `by` decides whether it can be put back."""
+
+    run_id: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Let a cancelled run wait again; at its old due time unless another is given."""
+
+    run_id: int
+    reason: str
+    due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create a run about the same alert as the run `like`.
+
+    `due_at` None: at once. `action` None: the same. `cancelled_by`: it is born cancelled, to be
+    put back if the alert fires again.
+    """
+
+    like: int
+    kind: str
+    ordinal: int
+    reason: str
+    due_at: datetime | None = None
+    action: str | None = None
+    cancelled_by: str | None = None
+
+
+Change = Cancel | PutBack | Create
+
+WAITING = ("queued", "awaiting_approval")
+ESCALATED = ("failed", "unknown", "ineffective")
+
+
+def when_closed(
+    runs: Sequence[EpisodeRun],
+    row: Episode,
+    resolved_after: timedelta | None,
+    now: datetime,
+) -> list[Change]:
+    """Return what the end of an episode means for its runs.
+
+    `resolved_after` is None when the action has no `resolved` hook.
+    """
+    changes: list[Change] = [
+        Cancel(
+            run.id,
+            "resolved",
+            "the alert resolved before the run started"
+            if run.attempts == 0
+            else "the alert resolved while the run waited for a retry",
+        )
+        for run in runs
+        if run.state in WAITING and run.kind != "resolved"
+    ]
+    follow_up = when_settled(runs, row, resolved_after, now)
+    return changes + ([follow_up] if follow_up else [])
+
+
+def when_settled(
+    runs: Sequence[EpisodeRun],
+    row: Episode,
+    resolved_after: timedelta | None,
+    now: datetime,
+) -> Change | None:
+    """Return the `resolved` run that is owed once an episode is closed and its run succeeded.
+
+    Called whenever one of the two has come true, so that whichever is second creates it.
+    """
+    if resolved_after is None or row.is_open:
+        return None
+    succeeded = [
+        run
+        for run in runs
+        if run.kind == "fired" and run.ordinal == row.round and run.outcome == "succeeded"
+    ]
+    if not succeeded:
+        return None
+    due_at = now + resolved_after
+    for run in runs:
+        if run.kind == "resolved" and run.ordinal == row.round:
+            if run.cancelled_by == "fired again":
+                return PutBack(run.id, "the alert resolved again", due_at)
+            return None
+    reason = "the alert resolved after the action succeeded"
+    return Create(succeeded[0].id, "resolved", row.round, reason, due_at)
+
+
+def when_put_back(runs: Sequence[EpisodeRun], row: Episode) -> tuple[Episode, list[Change]]:
+    """Return what it means that a closed episode fires again, and the row with its round.
+
+    Exactly the runs that a resolved cancelled wait again. A `resolved` run that has not begun is
+    cancelled; when it had begun, the action must run anew.
+    """
+    changes: list[Change] = []
+    begun: EpisodeRun | None = None
+    for run in runs:
+        if run.kind != "resolved":
+            if run.cancelled_by == "resolved":
+                changes.append(PutBack(run.id, "the alert fires again: the resolved was false"))
+        elif run.ordinal == row.round:
+            begun = run if run.attempts > 0 else begun
+            if run.state in WAITING:
+                changes.append(Cancel(run.id, "fired again", "the alert fires again"))
+    if begun is None:
+        return row, changes
+    reason = "the alert fires again after its resolved run"
+    changes.append(Create(begun.id, "fired", row.round + 1, reason))
+    return replace(row, round=row.round + 1), changes
+
+
+def when_finished(
+    run: EpisodeRun,
+    runs: Sequence[EpisodeRun],
+    row: Episode | None,
+    policy: Policy,
+    resolved_after: timedelta | None,
+    now: datetime,
+) -> list[Change]:
+    """Return what a finished run brings about: a repeat, the `resolved` run, an escalation.
+
+    `runs` are all of its episode, this one included; `row` is None when that episode is not the
+    latest any more.
+    """
+    changes: list[Change] = []
+    if run.outcome == "succeeded" and run.kind in ("fired", "repeat") and row is not None:
+        repeats = [one for one in runs if one.kind == "repeat"]
+        ordinal = max((one.ordinal for one in repeats), default=0) + 1
+        pending = any(one.state != "finished" for one in repeats)
+        if policy.repeat_after is not None and ordinal <= policy.max_repeats and not pending:
+            changes.append(
+                Create(
+                    run.id,
+                    "repeat",
+                    ordinal,
+                    f"the alert still fires; repeat {ordinal} of at most {policy.max_repeats}",
+                    now + policy.repeat_after,
+                    cancelled_by=None if row.is_open else "resolved",
+                )
+            )
+        follow_up = when_settled(runs, row, resolved_after, now)
+        changes += [follow_up] if follow_up else []
+    return changes + escalation(run, run.outcome or "", policy)
+
+
+def escalation(run: EpisodeRun, ending: str, policy: Policy) -> list[Change]:
+    """Return the run of `escalate_to` that a run's ending calls for, if any."""
+    if policy.escalate_to is None or ending not in ESCALATED:
+        return []
+    reason = f"escalated: run {run.id} ended {ending}"
+    return [Create(run.id, "escalation", 0, reason, action=policy.escalate_to)]
+
+
+def effect_of(
+    row: Episode | None, finished_at: datetime, route_resolves: bool
+) -> tuple[str, timedelta | None]:
+    """Return what a run did to its alert, and how long that took.
+
+    `row` is None when the run's episode is not the latest any more; `route_resolves` says whether
+    the alert's route ever sent a resolved: without one, silence means nothing.
+    """
+    if row is None:
+        return "unverified", None
+    if row.closed_at is not None:
+        return "effective", max(timedelta(0), row.closed_at - finished_at)
+    return ("ineffective" if route_resolves else "unverified"), None

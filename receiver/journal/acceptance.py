@@ -1,0 +1,322 @@
+"""Records notifications: folds a batch, in order of arrival, into episodes, runs and rejections.
+
+The decisions are those of `receiver.episodes`; here they are carried out with few statements for
+many alerts. A batch is cut into waves in which each (source, fingerprint) stands once, so that
+what a later alert meets is what an earlier one left.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver import episodes
+from receiver.alertmanager import Alert
+from receiver.episodes import Episode
+from receiver.intake import Counts, Intake, Routed
+from receiver.journal import changes, tables
+from receiver.journal.dialects import Key
+from receiver.journal.journal import Journal
+from receiver.policies import Rules, target_of
+
+_CHUNK = 400  # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999.
+_LONGEST_INDEXED = 200
+
+_EPISODE_COLUMNS = [
+    tables.episodes.c[name]
+    for name in (
+        "source", "fingerprint", "action", "starts_at", "mark_at", "seen_at", "receiver",
+        "closed_at", "ends_at", "round",
+    )
+]  # fmt: skip
+
+
+@dataclass
+class _Tally:
+    """The counts of one notification while its batch is folded."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    resolved: int = 0
+    rejected: int = 0
+    ahead: int = 0
+
+
+@dataclass
+class _Wave:
+    """Alerts that do not touch each other's rows, and what they amount to."""
+
+    alerts: list[tuple[Intake, _Tally, Routed]] = field(default_factory=list)
+    touched: dict[Key, Episode] = field(default_factory=dict)
+    created: list[dict[str, Any]] = field(default_factory=list)
+    superseded: list[Key] = field(default_factory=list)
+    closed: list[Episode] = field(default_factory=list)
+    put_back: list[Episode] = field(default_factory=list)
+
+
+def record(journal: Journal, batch: Sequence[Intake], rules: Rules) -> list[Counts]:
+    """Record notifications in one transaction; they are durable when this returns.
+
+    Returns the counts of each. Raises JournalDataError when the data of one of them is refused,
+    JournalUnavailableError when nothing can be stored; in both cases nothing was.
+    """
+    tallies = [_Tally() for _ in batch]
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        rows = _lock_rows(journal, connection, batch)
+        for wave in _waves(batch, tallies):
+            _record_wave(journal, connection, wave, rows, rules, now)
+    return [Counts(**asdict(tally)) for tally in tallies]
+
+
+def _waves(batch: Sequence[Intake], tallies: Sequence[_Tally]) -> Iterator[_Wave]:
+    waves: list[_Wave] = []
+    depth: dict[tuple[str, str], int] = defaultdict(int)
+    for intake, tally in zip(batch, tallies, strict=True):
+        for routed in intake.alerts:
+            key = (intake.source, routed.alert.fingerprint)
+            if depth[key] == len(waves):
+                waves.append(_Wave())
+            waves[depth[key]].alerts.append((intake, tally, routed))
+            depth[key] += 1
+    yield from waves
+
+
+def _chunks(fingerprints: Iterable[str]) -> Iterator[list[str]]:
+    unique = sorted(set(fingerprints))
+    for start in range(0, len(unique), _CHUNK):
+        yield unique[start : start + _CHUNK]
+
+
+def _lock_rows(
+    journal: Journal, connection: Connection, batch: Sequence[Intake]
+) -> dict[tuple[str, str], dict[str, Episode]]:
+    """Return every row of the batch's alerts, by (source, fingerprint) and action, locked."""
+    fingerprints: dict[str, set[str]] = defaultdict(set)
+    keys: set[Key] = set()
+    for intake in batch:
+        for routed in intake.alerts:
+            fingerprint = routed.alert.fingerprint
+            fingerprints[intake.source].add(fingerprint)
+            if not routed.alert.is_resolved:
+                keys |= {(intake.source, fingerprint, name) for name in routed.route.actions}
+    journal.dialect.lock_episodes(connection, keys)
+    rows: dict[tuple[str, str], dict[str, Episode]] = defaultdict(dict)
+    table = tables.episodes
+    for source in sorted(fingerprints):
+        for chunk in _chunks(fingerprints[source]):
+            query = (
+                sa.select(*_EPISODE_COLUMNS)
+                .where(table.c.source == source, table.c.fingerprint.in_(chunk))
+                .order_by(table.c.source, table.c.fingerprint, table.c.action)
+            )
+            for found in connection.execute(journal.dialect.for_update(query)):
+                if found.starts_at is not None:
+                    row = Episode(*found)
+                    rows[row.source, row.fingerprint][row.action] = row
+    return rows
+
+
+def _record_wave(
+    journal: Journal,
+    connection: Connection,
+    wave: _Wave,
+    rows: dict[tuple[str, str], dict[str, Episode]],
+    rules: Rules,
+    now: datetime,
+) -> None:
+    resolved_by: set[tuple[str, str]] = set()
+    for intake, tally, routed in wave.alerts:
+        of_alert = rows[intake.source, routed.alert.fingerprint]
+        if routed.alert.is_resolved:
+            tally.resolved += max(1, len(routed.route.actions) + len(routed.route.rejections))
+            resolved_by.add((intake.source, intake.receiver))
+            _fold_resolved(wave, of_alert, routed.alert, now)
+        else:
+            tally.rejected += len(routed.route.rejections)
+            for action in routed.route.actions:
+                _fold_firing(connection, wave, tally, of_alert, intake, routed.alert, action,
+                             rules, now)  # fmt: skip
+    for row in wave.put_back:
+        again, decided = episodes.when_put_back(changes.runs_of(connection, row), row)
+        wave.touched[again.source, again.fingerprint, again.action] = again
+        changes.apply(journal, connection, decided, now)
+    for row in wave.closed:
+        decided = episodes.when_closed(
+            changes.runs_of(connection, row), row, rules.resolved_after(row.action), now
+        )
+        changes.apply(journal, connection, decided, now)
+    changes.supersede(connection, wave.superseded, now)
+    for key, row in wave.touched.items():
+        rows[key[0], key[1]][key[2]] = row
+    _write_rows(journal, connection, wave)
+    _write_rejections(journal, connection, wave, now)
+    _write_routes(journal, connection, resolved_by, now)
+
+
+def _fold_firing(
+    connection: Connection,
+    wave: _Wave,
+    tally: _Tally,
+    of_alert: dict[str, Episode],
+    intake: Intake,
+    alert: Alert,
+    action: str,
+    rules: Rules,
+    now: datetime,
+) -> None:
+    row = of_alert.get(action)
+    key = (intake.source, alert.fingerprint, action)
+    has_run = episodes.needs_identity(row, alert.starts_at, now) and changes.has_fired_run(
+        connection, key, alert.starts_at
+    )
+    decision = episodes.decide_firing(
+        row, *key, alert.starts_at, intake.receiver, now, rules.tolerance, has_run
+    )
+    tally.ahead += decision.is_ahead
+    if decision.row is not None:
+        wave.touched[key] = decision.row
+    if decision.kind == "new":
+        tally.accepted += 1
+        wave.created.append(_run_values(intake, alert, action, decision.reason, now))
+        if row is not None:
+            wave.superseded.append(key)
+    else:
+        tally.duplicate += 1
+        if decision.kind == "put back" and decision.row is not None:
+            wave.put_back.append(decision.row)
+
+
+def _fold_resolved(wave: _Wave, of_alert: dict[str, Episode], alert: Alert, now: datetime) -> None:
+    for row in of_alert.values():
+        decision = episodes.decide_resolved(row, alert.ends_at, now)
+        if decision.row is not None:
+            wave.touched[row.source, row.fingerprint, row.action] = decision.row
+            wave.closed.append(decision.row)
+
+
+def _run_values(
+    intake: Intake, alert: Alert, action: str, reason: str, now: datetime
+) -> dict[str, Any]:
+    return {
+        "source": intake.source,
+        "fingerprint": alert.fingerprint,
+        "action": action,
+        "starts_at": alert.starts_at,
+        "kind": "fired",
+        "ordinal": 0,
+        "episode_action": action,
+        "target": target_of(intake.source, alert.fingerprint),
+        "alert_name": alert.name[:_LONGEST_INDEXED],
+        "alert": alert.to_json(),
+        "receiver": intake.receiver,
+        "external_url": intake.external_url,
+        "created_at": now,
+        "received_at": now,
+        "state": "queued",
+        "reason": reason,
+        "due_at": tables.AT_ONCE,
+    }
+
+
+def _row_values(row: Episode) -> dict[str, Any]:
+    return {column.name: getattr(row, column.name) for column in _EPISODE_COLUMNS}
+
+
+def _write_rows(journal: Journal, connection: Connection, wave: _Wave) -> None:
+    if wave.created:
+        # The identity is unique: what stands there already is the same run.
+        insert = journal.dialect.insert(tables.runs).on_conflict_do_nothing()
+        connection.execute(insert, wave.created)
+    if wave.touched:
+        statement = journal.dialect.insert(tables.episodes)
+        changed = {column.name: statement.excluded[column.name] for column in _EPISODE_COLUMNS[3:]}
+        upsert = statement.on_conflict_do_update(
+            index_elements=["source", "fingerprint", "action"], set_=changed
+        )
+        connection.execute(upsert, [_row_values(row) for row in wave.touched.values()])
+
+
+def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now: datetime) -> None:
+    """Keep what was refused, and close what is refused no more: resolved, or taken up."""
+    table = tables.rejected
+    refused: list[dict[str, Any]] = [
+        {
+            "source": intake.source,
+            "fingerprint": routed.alert.fingerprint,
+            "name": rejection.name,
+            "starts_at": routed.alert.starts_at,
+            "alert_name": routed.alert.name[:_LONGEST_INDEXED],
+            "alert": routed.alert.to_json(),
+            "receiver": intake.receiver,
+            "external_url": intake.external_url,
+            "reason": rejection.reason,
+            "times": 1,
+            "first_seen_at": now,
+            "seen_at": now,
+        }
+        for intake, _, routed in wave.alerts
+        if not routed.alert.is_resolved
+        for rejection in routed.route.rejections
+    ]
+    still_refused = {(one["source"], one["fingerprint"], one["name"]) for one in refused}
+    if connection.execute(
+        sa.select(table.c.id).where(table.c.closed_at.is_(None)).limit(1)
+    ).first():
+        _close_rejections(connection, wave, still_refused, now)
+    if refused:
+        statement = journal.dialect.insert(table)
+        upsert = statement.on_conflict_do_update(
+            index_elements=["source", "fingerprint", "name", "starts_at"],
+            set_={
+                "times": table.c.times + 1,
+                "seen_at": statement.excluded.seen_at,
+                "reason": statement.excluded.reason,
+                "alert": statement.excluded.alert,
+                "closed_at": None,
+                "closed_by": None,
+            },
+        )
+        connection.execute(upsert, refused)
+
+
+def _close_rejections(
+    connection: Connection, wave: _Wave, still_refused: set[tuple[str, str, str]], now: datetime
+) -> None:
+    table = tables.rejected
+    status: dict[tuple[str, str], bool] = {
+        (intake.source, routed.alert.fingerprint): routed.alert.is_resolved
+        for intake, _, routed in wave.alerts
+    }
+    for chunk in _chunks(fingerprint for _, fingerprint in status):
+        query = sa.select(table.c.id, table.c.source, table.c.fingerprint, table.c.name).where(
+            table.c.closed_at.is_(None), table.c.fingerprint.in_(chunk)
+        )
+        for found in connection.execute(query).all():
+            resolved = status.get((found.source, found.fingerprint))
+            key = (found.source, found.fingerprint, found.name)
+            if resolved is None or (not resolved and key in still_refused):
+                continue
+            connection.execute(
+                sa.update(table)
+                .where(table.c.id == found.id)
+                .values(closed_at=now, closed_by="resolved" if resolved else "taken up")
+            )
+
+
+def _write_routes(
+    journal: Journal, connection: Connection, resolved_by: set[tuple[str, str]], now: datetime
+) -> None:
+    if resolved_by:
+        insert = journal.dialect.insert(tables.routes).on_conflict_do_nothing()
+        connection.execute(
+            insert,
+            [
+                {"source": source, "receiver": receiver, "resolved_at": now}
+                for source, receiver in sorted(resolved_by)
+            ],
+        )

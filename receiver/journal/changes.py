@@ -1,0 +1,137 @@
+"""Carries out what `receiver.episodes` decided about the runs of an episode."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver.episodes import WAITING, Cancel, Change, Create, Episode, EpisodeRun, PutBack
+from receiver.journal.dialects import Key
+from receiver.journal.journal import Journal
+from receiver.journal.tables import AT_ONCE, runs
+
+# What a run of the same episode copies from the one before it.
+_COPIED = (
+    "source", "fingerprint", "action", "starts_at", "episode_action", "target", "alert_name",
+    "alert", "receiver", "external_url", "received_at",
+)  # fmt: skip
+
+
+def runs_of(connection: Connection, row: Episode) -> list[EpisodeRun]:
+    """Return the runs of a row's latest episode, escalations included."""
+    query = sa.select(
+        runs.c.id, runs.c.kind, runs.c.ordinal, runs.c.state, runs.c.outcome, runs.c.attempts,
+        runs.c.cancelled_by,
+    ).where(
+        runs.c.source == row.source,
+        runs.c.fingerprint == row.fingerprint,
+        runs.c.episode_action == row.action,
+        runs.c.starts_at == row.starts_at,
+    ).order_by(runs.c.id)  # fmt: skip
+    return [EpisodeRun(*found) for found in connection.execute(query)]
+
+
+def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool:
+    """Whether a run for this very startsAt was ever accepted."""
+    source, fingerprint, action = key
+    query = sa.select(runs.c.id).where(
+        runs.c.source == source,
+        runs.c.fingerprint == fingerprint,
+        runs.c.action == action,
+        runs.c.starts_at == starts_at,
+        runs.c.kind == "fired",
+        runs.c.ordinal == 0,
+    )
+    return connection.execute(query).first() is not None
+
+
+def apply(
+    journal: Journal, connection: Connection, changes: Sequence[Change], now: datetime
+) -> None:
+    """Write changes to the runs of an episode."""
+    for change in changes:
+        match change:
+            case Cancel():
+                cancel(connection, change, now)
+            case PutBack():
+                _put_back(connection, change)
+            case Create():
+                _create(journal, connection, change, now)
+
+
+def cancel(connection: Connection, change: Cancel, now: datetime) -> None:
+    """End a run that waits; one that has started meanwhile stays as it is."""
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.id == change.run_id, runs.c.state.in_(WAITING))
+        .values(
+            state="finished",
+            outcome="cancelled",
+            cancelled_by=change.by,
+            reason=change.reason,
+            finished_at=now,
+        )
+    )
+
+
+def _put_back(connection: Connection, change: PutBack) -> None:
+    values: dict[str, object] = {
+        "state": "queued",
+        "outcome": None,
+        "cancelled_by": None,
+        "reason": change.reason,
+        "finished_at": None,
+    }
+    if change.due_at is not None:
+        values["due_at"] = change.due_at
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.id == change.run_id, runs.c.outcome == "cancelled")
+        .values(values)
+    )
+
+
+def _create(journal: Journal, connection: Connection, change: Create, now: datetime) -> None:
+    query = sa.select(*(runs.c[name] for name in _COPIED)).where(runs.c.id == change.like)
+    values: dict[str, object] = {**connection.execute(query).mappings().one()}
+    values |= {
+        "kind": change.kind,
+        "ordinal": change.ordinal,
+        "created_at": now,
+        "state": "queued",
+        "reason": change.reason,
+        "due_at": change.due_at or AT_ONCE,
+    }
+    if change.action is not None:
+        values |= {"action": change.action, "escalated_from": change.like}
+    if change.cancelled_by is not None:
+        values |= {
+            "state": "finished",
+            "outcome": "cancelled",
+            "cancelled_by": change.cancelled_by,
+            "finished_at": now,
+        }
+    connection.execute(journal.dialect.insert(runs).on_conflict_do_nothing(), values)
+
+
+def supersede(connection: Connection, keys: Sequence[Key], now: datetime) -> None:
+    """Cancel the waiting `resolved` and `repeat` runs of older episodes of these rows."""
+    for source, fingerprint, action in keys:
+        connection.execute(
+            sa.update(runs)
+            .where(
+                runs.c.source == source,
+                runs.c.fingerprint == fingerprint,
+                runs.c.episode_action == action,
+                runs.c.state.in_(WAITING),
+                runs.c.kind.in_(("resolved", "repeat")),
+            )
+            .values(
+                state="finished",
+                outcome="cancelled",
+                cancelled_by="new episode",
+                reason="a new episode of the alert began",
+                finished_at=now,
+            )
+        )

@@ -1,0 +1,197 @@
+"""All that differs between SQLite and PostgreSQL, in one place."""
+
+import sqlite3
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection, Engine
+
+from receiver.errors import JournalUnusableError
+from receiver.journal.tables import episodes
+
+# How long a write waits for another process that is writing (SQLite) or holds the rows.
+_LOCK_WAIT_SECONDS = 5
+_CLAIM_LOCK = 7246135109
+_READ = "journal_reads_only"
+Key = tuple[str, str, str]
+
+
+class Dialect(Protocol):
+    """What the journal asks of a database."""
+
+    name: str
+
+    def create_engine(self, url: URL) -> Engine:
+        """Return an engine whose every transaction is as durable as the journal promises."""
+
+    def insert(self, table: sa.Table) -> Any:
+        """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+
+    def now(self, connection: Connection) -> datetime:
+        """Return the time by the clock that all processes on this journal share."""
+
+    def lock_episodes(self, connection: Connection, keys: Collection[Key]) -> None:
+        """Make sure that nobody else changes these rows before the transaction ends."""
+
+    def for_update(self, query: sa.Select[Any], skip_locked: bool = False) -> sa.Select[Any]:
+        """Return the query, locking the rows that it finds."""
+
+    def lock_claims(self, connection: Connection) -> None:
+        """Make sure that nobody else claims runs before the transaction ends."""
+
+    def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the statement's own data is to blame: the same will fail again."""
+
+    def is_unusable(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the database is damaged or no database at all."""
+
+
+class SQLite:
+    """One file on a local disk; every write transaction holds the only write lock."""
+
+    name = "sqlite"
+
+    def create_engine(self, url: URL) -> Engine:
+        """Open the file: WAL, synchronous=FULL, every write begun as BEGIN IMMEDIATE."""
+        if url.database is None or url.database == ":memory:":
+            raise JournalUnusableError("the journal cannot be kept in memory; name a file")
+        directory = Path(url.database).parent
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalUnusableError(
+                f"{directory} cannot be created: {error.strerror}; set RECEIVER_DATA_DIR"
+            ) from error
+        engine = sa.create_engine(
+            url, connect_args={"timeout": _LOCK_WAIT_SECONDS, "check_same_thread": False}
+        )
+        event.listen(engine, "connect", self._set_up)
+        event.listen(engine, "begin", self._begin)
+        return engine
+
+    @staticmethod
+    def _set_up(connection: sqlite3.Connection, record: object) -> None:
+        del record
+        connection.isolation_level = None  # The transactions are begun below, not by the driver.
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA temp_store=MEMORY")
+        cursor.close()
+
+    @staticmethod
+    def _begin(connection: Connection) -> None:
+        reads_only = connection.get_execution_options().get(_READ)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    def insert(self, table: sa.Table) -> Any:
+        """Return SQLite's own INSERT."""
+        return sqlite.insert(table)
+
+    def now(self, connection: Connection) -> datetime:
+        """Return this machine's time: all processes are on it."""
+        del connection
+        return datetime.now(UTC)
+
+    def lock_episodes(self, connection: Connection, keys: Collection[Key]) -> None:
+        """Do nothing: the write lock covers all rows."""
+
+    def for_update(self, query: sa.Select[Any], skip_locked: bool = False) -> sa.Select[Any]:
+        """Return the query as it is: the write lock covers all rows."""
+        del skip_locked
+        return query
+
+    def lock_claims(self, connection: Connection) -> None:
+        """Do nothing: the write lock covers all."""
+
+    def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether SQLite refuses the data, not the moment."""
+        return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.InterfaceError)
+
+    def is_unusable(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the file is damaged or no database."""
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class PostgreSQL:
+    """A server that many processes on many machines share; its clock is the one that counts."""
+
+    name = "postgresql"
+
+    def create_engine(self, url: URL) -> Engine:
+        """Connect lazily; a statement never waits longer for a lock than the webhook may take."""
+        milliseconds = _LOCK_WAIT_SECONDS * 1000
+        return sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            connect_args={
+                "connect_timeout": _LOCK_WAIT_SECONDS,
+                "options": f"-c lock_timeout={milliseconds} "
+                f"-c statement_timeout={milliseconds * 6}",
+            },
+        )
+
+    def insert(self, table: sa.Table) -> Any:
+        """Return PostgreSQL's own INSERT."""
+        return postgresql.insert(table)
+
+    def now(self, connection: Connection) -> datetime:
+        """Return the server's time."""
+        found: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return found.astimezone(UTC)
+
+    def lock_episodes(self, connection: Connection, keys: Collection[Key]) -> None:
+        """Create the rows that do not exist, in key order: two writers meet here, and one waits.
+
+        An empty row holds the place of one that another transaction may be about to create.
+        """
+        if keys:
+            places = [
+                {"source": source, "fingerprint": fingerprint, "action": action}
+                for source, fingerprint, action in sorted(keys)
+            ]
+            connection.execute(self.insert(episodes).on_conflict_do_nothing(), places)
+
+    def for_update(self, query: sa.Select[Any], skip_locked: bool = False) -> sa.Select[Any]:
+        """Return the query with FOR UPDATE of the table it selects from first."""
+        return query.with_for_update(skip_locked=skip_locked, of=query.columns_clause_froms[0])
+
+    def lock_claims(self, connection: Connection) -> None:
+        """Take the one claim lock: limits and targets are counted by one claimer at a time."""
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+
+    def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether PostgreSQL refuses the data (SQLSTATE class 22, 23 or 54)."""
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError) or state[:2] in (
+            "22", "23", "54",
+        )  # fmt: skip
+
+    def is_unusable(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the database cannot be what the URL says (class 28, 3D)."""
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return state[:2] in ("28", "3D")
+
+
+def dialect_of(url: URL) -> Dialect:
+    """Return the dialect of a database URL; raise JournalUnusableError for any other."""
+    if url.drivername == "sqlite":
+        return SQLite()
+    if url.drivername == "postgresql+psycopg":
+        return PostgreSQL()
+    raise JournalUnusableError(
+        f"RECEIVER_DATABASE_URL: {url.drivername} is not a journal; write "
+        "postgresql+psycopg://user:password@host/name, or leave it out for SQLite"
+    )
+
+
+def reading(engine: Engine) -> Connection:
+    """Return a connection for reading only, which never waits for a writer."""
+    return engine.connect().execution_options(**{_READ: True})

@@ -1,0 +1,88 @@
+"""The journal: the one way to the database, opened once per process and shared by its threads."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, make_url
+
+from receiver.errors import (
+    JournalDataError,
+    JournalError,
+    JournalUnavailableError,
+    JournalUnusableError,
+)
+from receiver.journal import migrate
+from receiver.journal.dialects import dialect_of, reading
+
+
+class Journal:
+    """An open journal.
+
+    `clock` gives the time to record, in a transaction; None: the dialect's shared clock. Every
+    failure comes as one of the errors under JournalError.
+    """
+
+    def __init__(
+        self, url: str, clock: Callable[[], datetime] | None = None, upgrade: bool = True
+    ) -> None:
+        """Open the journal, bring it to the newest version, and check that it can be read."""
+        parsed = make_url(url)
+        if parsed.drivername.startswith("postgresql") and not importlib.util.find_spec("psycopg"):
+            raise JournalUnusableError(
+                "PostgreSQL needs its driver: pip install 'alert-receiver[postgres]'"
+            )
+        self.dialect = dialect_of(parsed)
+        self.shown_url = parsed.render_as_string(hide_password=True)
+        self._clock = clock
+        self.engine = self.dialect.create_engine(parsed)
+        try:
+            with self._translated():
+                migrate.bring_up_to_date(self.engine, self.dialect.name, upgrade)
+        except JournalError:
+            self.engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    def now(self, connection: Connection) -> datetime:
+        """Return the time by the clock that all processes on this journal share."""
+        return self._clock() if self._clock else self.dialect.now(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One write transaction: durable when the block has ended, nothing of it if it raises."""
+        with self._translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent look, which waits for nobody."""
+        with self._translated(), reading(self.engine) as connection:
+            yield connection
+
+    def check_writable(self) -> None:
+        """Raise JournalUnavailableError unless a write would succeed now."""
+        with self.writing() as connection:
+            connection.execute(sa.text("DELETE FROM routes WHERE source IS NULL"))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            cause = str(error.orig).strip().partition("\n")[0]
+            if self.dialect.is_unusable(error):
+                raise JournalUnusableError(
+                    f"the journal {self.shown_url} cannot be used: {cause}; it was left as it "
+                    "is: restore a backup, or move it away to begin a new one"
+                ) from error
+            if self.dialect.is_data_error(error):
+                raise JournalDataError(f"the journal refuses the data: {cause}") from error
+            raise JournalUnavailableError(f"the journal cannot store now: {cause}") from error
+        except sa.exc.TimeoutError as error:
+            raise JournalUnavailableError(f"the journal is busy: {error}") from error

@@ -1,0 +1,51 @@
+"""Answers questions about the journal; changes nothing, and waits for nobody."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.journal.journal import Journal
+from receiver.journal.tables import attempts, episodes, rejected, runs
+
+Row = dict[str, Any]
+
+
+def list_runs(journal: Journal, limit: int = 100, **equal: object) -> list[Row]:
+    """Return runs, the newest first; `equal` names columns and the values they must have."""
+    query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
+    for column, value in equal.items():
+        query = query.where(runs.c[column] == value)
+    return _rows(journal, query)
+
+
+def attempts_of(journal: Journal, run_id: int) -> list[Row]:
+    """Return the attempts of a run, the first one first."""
+    query = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+    return _rows(journal, query)
+
+
+def list_episodes(journal: Journal, limit: int = 100) -> list[Row]:
+    """Return the latest episode of each (source, fingerprint, action), the last seen first."""
+    query = sa.select(episodes).where(episodes.c.starts_at.is_not(None))
+    return _rows(journal, query.order_by(episodes.c.seen_at.desc()).limit(limit))
+
+
+def list_rejected(journal: Journal, limit: int = 100) -> list[Row]:
+    """Return rejected alerts, the last seen first."""
+    return _rows(journal, sa.select(rejected).order_by(rejected.c.seen_at.desc()).limit(limit))
+
+
+def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
+    """Return how many runs there are of each (state, outcome)."""
+    query = sa.select(runs.c.state, runs.c.outcome, sa.func.count()).group_by(
+        runs.c.state, runs.c.outcome
+    )
+    with journal.reading() as connection:
+        found: Sequence[Any] = connection.execute(query).all()
+    return {(state, outcome): number for state, outcome, number in found}
+
+
+def _rows(journal: Journal, query: sa.Select[Any]) -> list[Row]:
+    with journal.reading() as connection:
+        return [dict(found) for found in connection.execute(query).mappings()]

@@ -1,0 +1,186 @@
+"""The tables of the journal. Instants are stored as whole microseconds since 1970, UTC."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# Due "at once": before every real instant, so that no clock that jumps can hold a run back.
+AT_ONCE = _EPOCH
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, stored as an integer that compares as the instant does."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return microseconds since 1970."""
+        del dialect
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """Return the instant in UTC."""
+        del dialect
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+# SQLite numbers rows by itself only where the key is exactly INTEGER.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+episodes = Table(
+    "episodes",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("action", String, nullable=False),
+    # NULL only inside the transaction that creates the row, where rows are locked by creating them.
+    Column("starts_at", Instant),
+    Column("mark_at", Instant),
+    Column("seen_at", Instant),
+    Column("receiver", Text, nullable=False, server_default=""),
+    Column("closed_at", Instant),
+    Column("ends_at", Instant),
+    Column("round", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("source", "fingerprint", "action"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    # The identity.
+    Column("source", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("starts_at", Instant, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    # The action of the episode it belongs to; another than `action` for an escalation.
+    Column("episode_action", String, nullable=False),
+    Column("escalated_from", _Key),
+    # What it is about, as it was when the run was created.
+    Column("target", String, nullable=False),
+    Column("alert_name", String, nullable=False),
+    Column("alert", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("external_url", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("call", Text),
+    # Where it stands: queued, awaiting_approval, running or finished; `reason` says why in words.
+    Column("state", String, nullable=False),
+    Column("outcome", String),
+    Column("reason", Text, nullable=False),
+    Column("cancelled_by", String),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("owner", String),
+    Column("cancel_requested", Text),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("result", Text),
+    Column("error", Text),
+    # What it did to the alert: effective, ineffective or unverified, looked at when `verify_at`.
+    Column("verify_at", Instant),
+    Column("effect", String),
+    Column("effect_seconds", BigInteger),
+    UniqueConstraint("source", "fingerprint", "action", "starts_at", "kind", "ordinal"),
+    # A run's number is written into logs and tickets: never given twice, deleted or not.
+    sqlite_autoincrement=True,
+)
+
+
+def _partial(name: str, condition: str, *columns: Column[Any]) -> Index:
+    """Index only the rows that are looked for: it stays small however many have finished."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+_partial("ix_runs_due", "state = 'queued'", runs.c.action, runs.c.due_at, runs.c.id)
+_partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
+_partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
+_partial("ix_runs_finished", "state = 'finished'", runs.c.finished_at)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("run_id", _Key, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("timed_out_at", Instant),
+    Column("finished_at", Instant),
+    Column("outcome", String),
+    Column("error", Text),
+)
+
+rejected = Table(
+    "rejected",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("starts_at", Instant, nullable=False),
+    Column("alert_name", String, nullable=False),
+    Column("alert", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("external_url", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("first_seen_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    Column("closed_by", String),
+    UniqueConstraint("source", "fingerprint", "name", "starts_at"),
+)
+_partial("ix_rejected_open", "closed_at IS NULL", rejected.c.source, rejected.c.fingerprint)
+
+# The Alertmanager receivers that have ever sent a resolved: only they can tell if an action helped.
+routes = Table(
+    "routes",
+    metadata,
+    Column("source", String, primary_key=True),
+    Column("receiver", String, primary_key=True),
+    Column("resolved_at", Instant, nullable=False),
+)
+
+# Every process that works on the journal; whether it lives is proven elsewhere (worker/leases).
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("host", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", String, nullable=False),
+    Column("actions", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("heartbeat", BigInteger, nullable=False, server_default="0"),
+)

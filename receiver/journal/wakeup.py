@@ -1,0 +1,82 @@
+"""How the worker learns at once that there is something to do; polling is only the fallback.
+
+On one machine: a named pipe beside the journal. The web process writes a byte after each commit.
+"""
+
+import os
+import select
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from receiver.journal.journal import Journal
+
+
+def _pipe_path(journal: Journal) -> Path | None:
+    if journal.dialect.name != "sqlite" or journal.engine.url.database is None:
+        return None
+    return Path(journal.engine.url.database).parent / "wake"
+
+
+class Bell:
+    """The web's end: rings for the worker after a commit; never blocks, never fails."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._path = _pipe_path(journal)
+        self._pipe: int | None = None
+
+    def ring(self) -> None:
+        """Wake the worker, if one listens."""
+        if self._path is None:
+            return
+        try:
+            if self._pipe is None:
+                self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(self._pipe, b"\0")
+        except BlockingIOError:
+            pass  # Full: the worker is awake.
+        except OSError:
+            # Nobody listens now; a worker that starts will look by itself.
+            if self._pipe is not None:
+                os.close(self._pipe)
+                self._pipe = None
+
+
+class Ears:
+    """The worker's end: waits for the bell, for a finished attempt or for a time."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Listen on the pipe beside the journal, made here if it is missing."""
+        self._own_read, self._own_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._listening = [self._own_read]
+        path = _pipe_path(journal)
+        if path is not None:
+            with suppress(FileExistsError):
+                os.mkfifo(path, 0o600)
+            if not stat.S_ISFIFO(path.stat().st_mode):
+                raise FileExistsError(f"{path} is in the way of the wake-up pipe; remove it")
+            # Open for writing too: else it would read as ended whenever the web goes away.
+            self._listening.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+    @property
+    def signal_fd(self) -> int:
+        """What `signal.set_wakeup_fd` may write to."""
+        return self._own_write
+
+    def poke(self) -> None:
+        """Wake the waiting thread, from any other."""
+        with suppress(BlockingIOError):
+            os.write(self._own_write, b"\0")
+
+    def wait(self, seconds: float) -> None:
+        """Return when woken, at the latest after so long."""
+        ready, _, _ = select.select(self._listening, [], [], seconds)
+        for pipe in ready:
+            with suppress(BlockingIOError):
+                while len(os.read(pipe, 4096)) == 4096:
+                    pass
+
+    def close(self) -> None:
+        """Stop listening."""
+        for pipe in (*self._listening, self._own_write):
+            os.close(pipe)

@@ -1,0 +1,61 @@
+"""Logs on standard output: a JSON object a line, or text for people.
+
+Messages are constant, lower-case phrases; everything variable is a field.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+from pythonjsonlogger.json import JsonFormatter
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class _Json(JsonFormatter):
+    """One line of JSON: time, level, logger, message, then the fields."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(levelname)s %(name)s %(message)s",
+            rename_fields={"levelname": "level", "name": "logger"},
+            json_ensure_ascii=False,
+        )
+
+    def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
+        """Put the time first, and escape what terminals and line readers would act on."""
+        return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **log_data}
+
+
+class _Text(logging.Formatter):
+    """One line for people: time, level, message, then field=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; control characters in fields are shown escaped."""
+        time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(
+            f"{name}={_shown(value)}"
+            for name, value in record.__dict__.items()
+            if name not in _STANDARD
+        )
+        line = f"{time} {record.levelname.lower():7} {_shown(record.getMessage())} {fields}"
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line.rstrip()
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
+def configure(level: str, style: str) -> None:
+    """Send all logs of this process to standard output, as `json` or `text`."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    for chatty in ("alembic", "botocore", "boto3", "urllib3", "sqlalchemy.engine"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

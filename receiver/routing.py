@@ -1,0 +1,89 @@
+"""Which actions an alert is for, or why it is for none. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from receiver.alertmanager import Alert
+from receiver.declarations import nearest
+
+# What Prometheus leaves where a template failed at run time (template/template.go).
+_TEMPLATE_ERROR = "<error expanding template"
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The actions as routing sees them: those loaded, and why known others are not."""
+
+    loaded: frozenset[str]
+    not_loaded: Mapping[str, str] = field(default_factory=dict)
+
+    def knows(self, name: str) -> bool:
+        """Whether the name stands for an action, even one that cannot run."""
+        return name in self.loaded or name in self.not_loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A name from an alert that stands for no action that can run; empty when none was named."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The actions an alert goes to, the rule that chose them, and what was refused."""
+
+    actions: tuple[str, ...]
+    rejections: tuple[Rejection, ...]
+    rule: str
+
+
+def route(alert: Alert, path_action: str, default: tuple[str, ...], catalog: Catalog) -> Route:
+    """Choose by the first that answers: path, label, annotation `action_plugin`, ACTION_PLUGIN.
+
+    `path_action` is empty for `POST /webhook`. One name that cannot run spoils no other.
+    """
+    label = alert.labels.get("action_plugin", "").strip()
+    annotation = alert.annotations.get("action_plugin", "").strip()
+    names: tuple[str, ...]
+    if path_action:
+        names, rule = (path_action,), "path"
+    elif label:
+        names, rule = _names(label), "label action_plugin"
+    elif annotation:
+        names, rule = _names(annotation), "annotation action_plugin"
+    else:
+        names, rule = default, "ACTION_PLUGIN"
+    if not names:
+        reason = (
+            "the alert names no action, and ACTION_PLUGIN is not set; add the label "
+            "action_plugin, post to /webhook/<action>, or set ACTION_PLUGIN"
+        )
+        return Route((), (Rejection("", reason),), "none")
+    if len(names) == 1 and names[0] in catalog.loaded:
+        return Route(names, (), rule)
+    unique = dict.fromkeys(names)
+    return Route(
+        tuple(name for name in unique if name in catalog.loaded),
+        tuple(_rejection(name, rule, catalog) for name in unique if name not in catalog.loaded),
+        rule,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if text.startswith(_TEMPLATE_ERROR):
+        return (text,)
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _rejection(name: str, rule: str, catalog: Catalog) -> Rejection:
+    shown = name[:_LONGEST_NAME]
+    if name.startswith(_TEMPLATE_ERROR):
+        reason = f"{rule}: a template failed where the action's name should be; mend the rule"
+    elif name in catalog.not_loaded:
+        reason = catalog.not_loaded[name]
+    else:
+        reason = f"{rule}: there is no action {shown!r}{nearest(name, catalog.loaded)}"
+    return Rejection(shown, reason)

@@ -1,0 +1,1 @@
+"""The web process: accepts notifications, and answers once they are durable."""

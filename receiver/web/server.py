@@ -1,0 +1,86 @@
+"""Runs the application under gunicorn: one process of threads, keep-alive beyond Alertmanager's."""
+
+import logging
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
+
+from receiver.errors import ReceiverError
+from receiver.journal.journal import Journal
+from receiver.plugins import load_actions
+from receiver.settings import Settings
+from receiver.web.app import Drain, create_app
+
+_log = logging.getLogger(__name__)
+
+# Alertmanager keeps a connection for 5 minutes: closing it earlier makes POSTs fail.
+_KEEP_ALIVE_SECONDS = 330
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where gunicorn's heartbeat file never blocks
+
+
+class DrainingWorker(ThreadWorker):  # type: ignore[misc]
+    """A worker that answers 503 from the moment it is told to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, then let gunicorn finish what is under way."""
+        self.app.drain.begin()
+        super().handle_exit(sig, frame)
+
+
+class _Logger(Logger):  # type: ignore[misc]
+    """gunicorn's words go where all others go; of its routine ones there is no need."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leave the handlers to the receiver's own logs."""
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured from the settings; the application is made after the fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read nothing from gunicorn's own files or flags."""
+        self._settings = settings
+        self.drain = Drain()
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set what differs from gunicorn's defaults."""
+        settings = self._settings
+        options: dict[str, Any] = {
+            "bind": str(settings.bind),
+            "worker_class": DrainingWorker,
+            "workers": 1,
+            "threads": settings.web_threads,
+            "keepalive": _KEEP_ALIVE_SECONDS,
+            "graceful_timeout": max(1, int(settings.grace_period.total_seconds())),
+            "timeout": 60,
+            "control_socket_disable": True,
+            "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+            "logger_class": _Logger,
+        }
+        for name, value in options.items():
+            # Older versions have no control socket to disable.
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Make the application, in the process that serves it."""
+        try:
+            actions = load_actions(self._settings)
+            journal = Journal(self._settings.journal_url)
+            app = create_app(self._settings, actions, journal, self.drain)
+        except ReceiverError as error:
+            _log.critical("web cannot start", extra={"error": str(error)})
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+        _log.info("web started", extra={"bind": str(self._settings.bind)})
+        return app

@@ -1,0 +1,1 @@
+"""The worker process: claims due runs, attempts them in threads, and records how they ended."""

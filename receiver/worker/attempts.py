@@ -1,0 +1,141 @@
+"""One attempt: calls the plugin for a claimed run and says how it ended."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from receiver.alertmanager import Alert
+from receiver.calls import Call, call_of
+from receiver.context import ActionContext, Cancellation
+from receiver.errors import PermanentError, RunCancelledError, TemporaryError
+from receiver.journal.claims import ClaimedRun
+from receiver.plugins import Actions
+from receiver.policies import AttemptEnd, Policy
+
+_LONGEST_ERROR = 2_000
+_LONGEST_RESULT = 16_384
+
+_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+_log = logging.getLogger("receiver.action")
+
+
+class RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the run's fields to every line; a plugin's own `extra` is kept."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Merge both sets of fields; the run's win, and no name that logging itself uses fails."""
+        own = kwargs.get("extra") or {}
+        merged = {f"{name}_" if name in _RESERVED else name: value for name, value in own.items()}
+        kwargs["extra"] = {**merged, **(self.extra or {})}
+        return msg, kwargs
+
+
+class Attempt:
+    """One attempt of one run, from the claim until it returns."""
+
+    def __init__(self, run: ClaimedRun, policy: Policy, actions: Actions) -> None:
+        """Start the clock: the deadline counts from the claim."""
+        self.run = run
+        self.policy = policy
+        self.cancellation = Cancellation()
+        self.started = time.monotonic()
+        self.deadline_monotonic = self.started + policy.timeout.total_seconds()
+        self.is_timed_out = False
+        self._actions = actions
+        alert = Alert.from_json(run.alert)
+        self.call = Call.from_json(run.call) if run.call else call_of(alert, run.received_at)
+        self._context = ActionContext(
+            run_id=run.id,
+            action=run.action,
+            kind=run.kind,
+            attempt=run.attempt,
+            max_attempts=policy.max_attempts,
+            idempotency_key=run.idempotency_key,
+            alert=alert,
+            source=run.source,
+            receiver=run.receiver,
+            external_url=run.external_url,
+            deadline=datetime.now(UTC) + policy.timeout,
+            settings=actions.plugins[run.action].values,
+            log=RunLogger(_log, self.fields),
+            deadline_monotonic=self.deadline_monotonic,
+            cancellation=self.cancellation,
+        )
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """The fields of every log line about this attempt."""
+        return {
+            "run_id": self.run.id,
+            "action": self.run.action,
+            "kind": self.run.kind,
+            "attempt": self.run.attempt,
+            "alertname": self.run.alert_name,
+            "fingerprint": self.run.fingerprint,
+        }
+
+    def perform(self) -> AttemptEnd:
+        """Call the plugin; never raises."""
+        hook = "resolved" if self.run.kind == "resolved" else "execute"
+        arguments = {
+            "context": self._context,
+            "metric_name": self.call.metric_name,
+            "value": self.call.value,
+            "threshold": self.call.threshold,
+            "duration": self.call.duration,
+        }
+        try:
+            returned = self._actions.call(self.run.action, hook, arguments)
+        except BaseException as error:  # noqa: BLE001 - a plugin's call
+            return self._failed(error)
+        return AttemptEnd("succeeded", result=_as_json(returned))
+
+    def _failed(self, error: BaseException) -> AttemptEnd:
+        text = describe_error(error)
+        if isinstance(error, PermanentError):
+            return AttemptEnd("failed", error=text, permanent=True)
+        if isinstance(error, RunCancelledError) and self.cancellation.reason is not None:
+            return AttemptEnd("cancelled", error=self.cancellation.reason)
+        if isinstance(error, TemporaryError):
+            return AttemptEnd(
+                "failed", error=text, retry_at=error.retry_at, retry_after=error.retry_after
+            )
+        _log.warning("action raised an unexpected exception", extra=self.fields, exc_info=error)
+        return AttemptEnd("failed", error=text)
+
+    def seconds(self) -> float:
+        """Return how long the attempt has been under way."""
+        return time.monotonic() - self.started
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the chain of causes in one bounded line each."""
+    texts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(texts) < 5:
+        texts.append(f"{type(seen).__name__}: {seen}" if str(seen) else type(seen).__name__)
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    text = "; caused by ".join(texts)
+    return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
+
+
+def _as_json(returned: Any) -> str | None:
+    """Return what an action returned as JSON, bounded; what JSON cannot hold as its text."""
+    if returned is None:
+        return None
+    text = json.dumps(returned, default=_plain, ensure_ascii=True)
+    if len(text) > _LONGEST_RESULT:
+        return json.dumps({"shortened": text[:_LONGEST_RESULT]})
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

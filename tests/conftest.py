@@ -1,0 +1,65 @@
+"""Fixtures for all tests: journals on every database, and running receivers."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from databases import DIALECTS, Databases
+from receivers import Receiver
+
+from receiver.journal.journal import Journal
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees settings of whoever runs it, nor the cloud."""
+    for name in os.environ:
+        if name.startswith(("RECEIVER_", "AWS_", "EFS_", "FILE_ACTION_", "HTTP_PLUGIN_")) or (
+            name in ("ACTION_PLUGIN", "PLUGIN_DIR", "LOG_LEVEL")
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Makes empty databases."""
+    made = Databases(tmp_path_factory.mktemp("databases"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=DIALECTS)
+def journal_url(request: pytest.FixtureRequest, databases: Databases) -> str:
+    """The URL of an empty database, of each kind in turn."""
+    return databases.new(request.param)
+
+
+@pytest.fixture
+def open_journal(journal_url: str) -> Iterator[Callable[..., Journal]]:
+    """Opens the journal at `journal_url`, and closes it in the end."""
+    opened: list[Journal] = []
+
+    def open_it(**options: object) -> Journal:
+        opened.append(Journal(journal_url, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_it
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def start_receiver(tmp_path: Path) -> Iterator[Callable[..., Receiver]]:
+    """Starts real receivers, on SQLite in `tmp_path` unless told otherwise; ends them all."""
+    started: list[Receiver] = []
+
+    def start(command: str = "serve", **environment: str) -> Receiver:
+        settings = {"RECEIVER_DATA_DIR": str(tmp_path / "data"), **environment}
+        started.append(Receiver(command, settings, tmp_path / f"receiver-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()

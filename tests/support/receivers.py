@@ -1,0 +1,136 @@
+"""A real receiver in processes of its own, spoken to over HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import requests
+from waiting import wait_until
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Receiver:
+    """`receiver serve`, `web` or `worker` with the given environment; its log goes to a file."""
+
+    def __init__(
+        self, command: str, environment: dict[str, str], log: Path, wrapper: tuple[str, ...] = ()
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self.command = command
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "RECEIVER_BIND": f"127.0.0.1:{self.port}",
+            **environment,
+        }
+        self._wrapper = wrapper
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again), on the same port and data."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self._wrapper, sys.executable, "-m", "receiver", self.command],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_ready(self) -> "Receiver":
+        """Return once it says that it is ready (a worker: that it has started)."""
+        wait_until(self._is_ready, 20, f"{self.command} ready; log: {self.log}")
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.command} ended {self.process.returncode}: {self.text()}")
+        if self.command == "worker":
+            return "worker started" in self.text()
+        try:
+            ready = requests.get(f"{self.url}/-/ready", timeout=2).status_code == 200
+        except requests.ConnectionError:
+            return False
+        return ready and (self.command == "web" or "worker started" in self.text())
+
+    def post(self, body: bytes, path: str = "/webhook", **headers: str) -> requests.Response:
+        """Post a notification as Alertmanager would."""
+        return requests.post(
+            self.url + path,
+            data=body,
+            headers={"Content-Type": "application/json", **headers},
+            timeout=30,
+            allow_redirects=False,
+        )
+
+    def text(self) -> str:
+        """Return all that it has logged."""
+        return self.log.read_text(errors="replace")
+
+    def lines(self, message: str = "") -> list[dict[str, Any]]:
+        """Return the log lines with this message, parsed."""
+        parsed = []
+        for line in self.text().splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                one = json.loads(line)
+                if message in ("", one["message"]):
+                    parsed.append(one)
+        return parsed
+
+    def stop(self, timeout_seconds: float = 20) -> int:
+        """Send SIGTERM and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_seconds)
+
+    def children(self) -> dict[str, int]:
+        """Return role -> pid of the children of `receiver serve`."""
+        assert self.process is not None
+        found = {}
+        for pid in (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            found[words[3].decode()] = int(pid)
+        return found
+
+    def kill(self) -> None:
+        """Kill it with all its processes, by pid."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        pids = [self.process.pid, *_descendants(self.process.pid)]
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(10)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(word) for word in text.split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return children + [one for child in children for one in _descendants(child)]

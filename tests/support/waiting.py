@@ -1,0 +1,19 @@
+"""Waiting for something to come true: by polling, with a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(look: Callable[[], T], timeout_seconds: float = 15.0, what: str = "") -> T:
+    """Return the first true value of `look`; fail when there is none in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {timeout_seconds:g} s: {what or look}; last: {found!r}")
+        time.sleep(0.02)

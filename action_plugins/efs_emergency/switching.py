@@ -212,6 +212,7 @@ def _confirm(efs: Efs, target: Target) -> FileSystem:
         file_system = efs.describe(target, "confirm")
         if file_system.throughput_mode == ELASTIC:
             return file_system
+        efs.context.raise_if_cancelled()
         if efs.context.remaining_seconds() < pause + _RESERVE_SECONDS:
             break
         efs.context.sleep(pause)

@@ -66,6 +66,11 @@ class Attempt:
             cancellation=self.cancellation,
         )
 
+        if self.call.warnings and run.call is None:
+            _log.warning(
+                "arguments had to be guessed", extra={**self.fields, "warnings": self.call.warnings}
+            )
+
     @property
     def fields(self) -> Mapping[str, object]:
         """The fields of every log line about this attempt."""

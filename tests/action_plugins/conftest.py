@@ -67,8 +67,8 @@ def _serve(certificate: Path | None) -> Iterator[Endpoint]:
         def do_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            endpoint.requests.append(Request(self.command, self.path, headers, body))
-            endpoint.answer(self)
+            served.requests.append(Request(self.command, self.path, headers, body))
+            served.answer(self)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_any  # noqa: N815 - http.server's names
 
@@ -84,13 +84,13 @@ def _serve(certificate: Path | None) -> Iterator[Endpoint]:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    endpoint = Endpoint(server.server_address[1], "https" if certificate else "http")
+    served = Endpoint(server.server_address[1], "https" if certificate else "http")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield endpoint
+        yield served
     finally:
-        endpoint.is_closing.set()
+        served.is_closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -162,7 +162,7 @@ def test_what_a_killed_attempt_left_behind_is_cleared_away(tmp_path: Path) -> No
 
 
 def test_an_attempt_that_was_stuck_does_not_disturb_the_next_one(tmp_path: Path) -> None:
-    results = []
+    results: list[Any] = []
 
     class IsStuck(Cancellation):
         @property

@@ -247,7 +247,7 @@ def test_the_end_of_the_attempt_bounds_the_whole_exchange(endpoint: Any) -> None
 def test_the_timeout_bounds_an_exchange_over_tls(tls_endpoint: Any, certificate: Path) -> None:
     tls_endpoint.answer = tls_endpoint.drip(*DRIPS["endless body"])
     began = time.monotonic()
-    with pytest.raises(TemporaryError, match=r"gave no whole answer in 0\.5s"):
+    with pytest.raises(TemporaryError, match=r"gave no (whole answer in 0\.5s|answer: Timeout)"):
         post(tls_endpoint.url, timeout="500ms", ca_bundle=str(certificate))
     assert time.monotonic() - began < 5
 

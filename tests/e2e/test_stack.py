@@ -73,7 +73,7 @@ class Recorder:
         recorder = self
 
         class Handler(QuietHandler):
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 recorder.received += [(self.path, alert) for alert in body["alerts"]]
                 self.send_response(200)
@@ -141,9 +141,12 @@ def test_stack_carries_an_alert_from_the_gauge_to_the_webhook_and_back(
         stack.exporter.set("queue_depth", 70, queue="c")
         stack.wait_until(lambda: recorder.first("firing", "c"), 20, "70 crosses the new threshold")
 
-        stack.restart("prometheus")
         stack.exporter.remove("queue_depth", queue="c")
         stack.wait_until(lambda: recorder.first("resolved", "c"), 20, "what is gone resolves")
+
+        stack.restart("prometheus")
+        stack.exporter.set("queue_depth", 71, queue="d")
+        stack.wait_until(lambda: recorder.first("firing", "d"), 20, "an alert after the restart")
 
 
 def test_stack_that_cannot_boot_shows_its_log(tmp_path: Path) -> None:

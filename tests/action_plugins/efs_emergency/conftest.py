@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import boto3.session
 import pytest
 
 from action_plugins import efs_emergency
@@ -63,6 +64,20 @@ def efs(efs_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     efs_server.add(FILE_SYSTEM)
     monkeypatch.setenv("AWS_ENDPOINT_URL_EFS", efs_server.url)
     return efs_server
+
+
+@pytest.fixture
+def client_for(efs: Any) -> Iterator[Callable[[str], Any]]:
+    """Make clients of one's own, as a person's AWS CLI would be."""
+    made = []
+
+    def make(region: str) -> Any:
+        made.append(boto3.session.Session().client("efs", region_name=region))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
 
 
 @pytest.fixture

@@ -87,13 +87,13 @@ def test_metadata_without_version_2_is_not_used(monkeypatch, fakes):
 
 
 def test_no_region_at_all_fails_with_the_cure(monkeypatch):
-    with pytest.raises(PermanentError, match="nothing names the region .*set AWS_REGION"):
+    with pytest.raises(PermanentError, match=r"nothing names the region .*set AWS_REGION"):
         choose({"fs": ONE})
 
 
 def test_no_region_because_the_metadata_do_not_answer_is_tried_again(monkeypatch):
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    with pytest.raises(TemporaryError, match="IMDSv2.*set AWS_REGION"):
+    with pytest.raises(TemporaryError, match=r"IMDSv2.*set AWS_REGION"):
         choose({"fs": ONE})
 
 

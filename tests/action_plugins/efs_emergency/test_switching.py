@@ -1,4 +1,4 @@
-"""The action against a fake of EFS over HTTP: what it does, what it leaves alone, what it records."""
+"""The action against a fake of EFS over HTTP: what it does, leaves alone and records."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -123,7 +123,7 @@ def test_an_arn_of_another_account_than_the_owner_switches_nothing(efs, run):
 
 
 def test_a_file_system_of_another_region_is_not_found(efs, run):
-    with pytest.raises(PermanentError, match="FileSystemNotFound.*check the id, the region"):
+    with pytest.raises(PermanentError, match=r"FileSystemNotFound.*check the id, the region"):
         run(environment={"AWS_REGION": "eu-west-1"})
 
 
@@ -168,7 +168,7 @@ def test_an_accepted_switch_that_cannot_be_confirmed_in_time_is_confirmed_by_the
     efs, run
 ):
     efs.add(FILE_SYSTEM, updating_for=10**6)
-    with pytest.raises(TemporaryError, match="accepted the switch .* still reads bursting"):
+    with pytest.raises(TemporaryError, match=r"accepted the switch .* still reads bursting"):
         run(remaining_seconds=2)
     efs.file_systems[FILE_SYSTEM].descriptions_left = 0
     assert run()["summary"] == "already elastic"

@@ -74,7 +74,7 @@ def test_ids_and_arns_are_read(text, name):
     ],
 )
 def test_what_is_neither_is_refused(text):
-    with pytest.raises(ValueError, match="is neither the id nor the ARN|is not the ARN"):
+    with pytest.raises(ValueError, match=r"is neither the id nor the ARN|is not the ARN"):
         parse_name(text)
 
 
@@ -141,7 +141,7 @@ def test_a_missing_label_means_the_static_id_only_when_that_was_asked_for(falls_
     if falls_back:
         assert find_target({}, chosen).named_by == "EFS_FILE_SYSTEM_ID"
     else:
-        with pytest.raises(PermanentError, match="no label fs; .*EFS_FALLBACK_TO_STATIC=true"):
+        with pytest.raises(PermanentError, match=r"no label fs; .*EFS_FALLBACK_TO_STATIC=true"):
             find_target({}, chosen)
 
 

@@ -1,0 +1,78 @@
+"""From a metric that crosses its threshold to the action that has run once: all of it real."""
+
+import json
+import signal
+from typing import Any
+
+from waiting import wait_until
+from whole import Whole
+
+from receiver.journal import reading
+from receiver.journal.journal import Journal
+
+
+def runs_of(whole: Whole, alert_name: str) -> list[dict[str, Any]]:
+    journal = Journal(whole.journal_url)
+    found = reading.list_runs(journal, alert_name=alert_name)
+    journal.close()
+    return [one for one in found if one["outcome"] == "succeeded"]
+
+
+def posts(whole: Whole) -> int:
+    return len(whole.receiver.lines("notification recorded"))
+
+
+def test_soft_then_hard_threshold_run_their_actions_once_with_the_right_arguments(
+    whole: Whole,
+) -> None:
+    metric = {"queue": "orders", "instance": "one"}
+    whole.stack.exporter.set("heartbeat_timestamp_seconds", 1, service="billing")
+    whole.stack.exporter.set("queue_depth", 90, **metric)
+    (soft,) = whole.stack.wait_until(lambda: runs_of(whole, "QueueTooLong"), 20, "the soft action")
+    call = json.loads(soft["call"])
+    assert soft["action"] == "log_action"
+    assert (call["metric_name"], call["value"], call["threshold"]) == ("queue_depth", 90, "> 80")
+    assert runs_of(whole, "QueueFarTooLong") == []
+
+    whole.stack.exporter.set("queue_depth", 97, **metric)
+    (hard,) = whole.stack.wait_until(lambda: runs_of(whole, "QueueFarTooLong"), 20, "the hard one")
+    call = json.loads(hard["call"])
+    assert hard["action"] == "file_action"
+    assert (call["metric_name"], call["value"], call["threshold"]) == ("queue_depth", 97, "> 95")
+    (file,) = whole.files.iterdir()
+    assert file.name.startswith("metric_queue_depth_")
+    assert file.stat().st_size == 1024 * 1024
+
+    # Alertmanager, killed, has forgotten what it sent, and sends again; the receiver remembers.
+    for restart in (None, whole.restart_receiver):
+        if restart:
+            restart()
+        before = posts(whole)
+        whole.stack.exporter.set("queue_depth", 98, **metric)
+        whole.stack.restart("alertmanager", signal.SIGKILL)
+        whole.stack.wait_until(lambda before=before: posts(whole) > before, 30, "a re-send")
+        assert len(runs_of(whole, "QueueTooLong")) == 1
+        assert len(runs_of(whole, "QueueFarTooLong")) == 1
+
+    # Recovery, and a new crossing.
+    whole.stack.exporter.set("queue_depth", 1, **metric)
+    wait_until(lambda: all_closed(whole), 30, "the episodes closed")
+    whole.stack.exporter.set("queue_depth", 97, **metric)
+    whole.stack.wait_until(lambda: len(runs_of(whole, "QueueTooLong")) == 2, 30, "soft again")
+    whole.stack.wait_until(lambda: len(runs_of(whole, "QueueFarTooLong")) == 2, 30, "hard again")
+    assert len(list(whole.files.iterdir())) == 2
+    whole.stack.exporter.set("queue_depth", 1, **metric)
+
+
+def all_closed(whole: Whole) -> bool:
+    journal = Journal(whole.journal_url)
+    rows = reading.list_episodes(journal)
+    journal.close()
+    return bool(rows) and all(one["closed_at"] for one in rows)
+
+
+def test_missing_metric_runs_its_action(whole: Whole) -> None:
+    whole.stack.exporter.remove("heartbeat_timestamp_seconds", service="billing")
+    run = whole.stack.wait_until(lambda: runs_of(whole, "HeartbeatMissing"), 20, "the absent one")
+    assert json.loads(run[0]["call"])["threshold"] == "absent"
+    whole.stack.exporter.set("heartbeat_timestamp_seconds", 1, service="billing")

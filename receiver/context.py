@@ -37,6 +37,20 @@ class Cancellation:
         return self._thrown.wait(seconds)
 
 
+_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+
+
+class RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the run's fields to every line; a plugin's own `extra` is kept."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Merge both sets of fields; the run's win, and no name that logging itself uses fails."""
+        own = kwargs.get("extra") or {}
+        merged = {f"{name}_" if name in _RESERVED else name: value for name, value in own.items()}
+        kwargs["extra"] = {**merged, **(self.extra or {})}
+        return msg, kwargs
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActionContext:
     """One attempt of one run, as the action sees it.

@@ -9,7 +9,17 @@ from datetime import UTC, datetime
 
 from pythonjsonlogger.json import JsonFormatter
 
+from receiver import plainjson
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+_TO_QUOTE = frozenset(" ='\"")
+
+
+def _serialize(log_data: object, **options: object) -> str:
+    # Strict and ASCII: nothing in it is a line break or an escape to whoever reads the line.
+    del options
+    return plainjson.dumps(log_data)
 
 
 class _Json(JsonFormatter):
@@ -19,11 +29,11 @@ class _Json(JsonFormatter):
         super().__init__(
             "%(levelname)s %(name)s %(message)s",
             rename_fields={"levelname": "level", "name": "logger"},
-            json_ensure_ascii=False,
+            json_serializer=_serialize,
         )
 
     def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
-        """Put the time first, and escape what terminals and line readers would act on."""
+        """Put the time first."""
         return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **log_data}
 
 
@@ -38,15 +48,18 @@ class _Text(logging.Formatter):
             for name, value in record.__dict__.items()
             if name not in _STANDARD
         )
-        line = f"{time} {record.levelname.lower():7} {_shown(record.getMessage())} {fields}"
+        message = record.getMessage()
+        message = message if message.isprintable() else repr(message)
+        line = f"{time} {record.levelname.lower():7} {message} {fields}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line.rstrip()
 
 
 def _shown(value: object) -> str:
+    """Return a field's value; quoted where it could pass for another field, or act on a terminal."""
     text = str(value)
-    return text if text.isprintable() else repr(text)
+    return text if text.isprintable() and not set(text) & _TO_QUOTE else repr(text)
 
 
 def configure(level: str, style: str) -> None:

@@ -7,6 +7,9 @@ from datetime import datetime, timedelta
 
 from receiver.declarations import Backoff, setting
 
+# An action may name the time of its next attempt, but not one that nobody will live to see.
+_LONGEST_NAMED = timedelta(days=7)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -112,7 +115,8 @@ def after_attempt(
     named = end.retry_at or (now + end.retry_after if end.retry_after is not None else None)
     why = "was interrupted" if end.outcome == "interrupted" else "failed"
     if named is not None:
-        return Next(None, f"attempt {attempt} {why}; the action named the time", max(named, now))
+        due_at = min(max(named, now), now + _LONGEST_NAMED)
+        return Next(None, f"attempt {attempt} {why}; the action named the time", due_at)
     return Next(None, f"attempt {attempt} of {policy.max_attempts} {why}", due_at)
 
 

@@ -1,18 +1,18 @@
 """`receiver serve`: web and worker as child processes, with restarts, signals and one exit."""
 
-import ctypes
 import logging
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
+
+from receiver.processes import SUPERVISOR
 
 # The exit status of a child that cannot start as it is set up; gunicorn's own for a failed boot.
 CANNOT_START = 3
@@ -22,8 +22,6 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _DEATHS = 10
 # What a child may take longer than the grace period to end by itself.
 _MARGIN_SECONDS = 5.0
-_PARENT = "_ALERT_RECEIVER_SUPERVISOR"
-_PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +94,7 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         child.process = subprocess.Popen(  # noqa: S603 - this program itself
             child.command,
-            env={**os.environ, _PARENT: str(os.getpid())},
+            env={**os.environ, SUPERVISOR: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             # Ctrl-C reaches the supervisor alone, which stops the children in good order.
             start_new_session=True,
@@ -120,15 +118,3 @@ class Supervisor:
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
     del signum, frame
-
-
-def end_with_parent() -> bool:
-    """Ask the kernel to end this process when its supervisor dies; return whether it has one."""
-    parent = os.environ.pop(_PARENT, None)
-    if parent is None:
-        return False
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):
-            sys.exit(1)  # It died before the kernel was asked.
-    return True

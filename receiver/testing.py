@@ -11,7 +11,7 @@ import pluggy
 
 from receiver import hookspecs
 from receiver.alertmanager import Alert
-from receiver.context import ActionContext, Cancellation
+from receiver.context import ActionContext, Cancellation, RunLogger
 from receiver.declarations import resolve
 from receiver.errors import SettingsError
 
@@ -59,7 +59,7 @@ def make_context(
         external_url="http://alertmanager:9093",
         deadline=datetime.now(UTC) + timedelta(seconds=remaining_seconds),
         settings=settings or {},
-        log=logging.LoggerAdapter(logging.getLogger("receiver.testing"), {}),
+        log=RunLogger(logging.getLogger("receiver.testing"), {"run_id": 1}),
         deadline_monotonic=time.monotonic() + remaining_seconds,
         cancellation=cancellation or Cancellation(),
     )

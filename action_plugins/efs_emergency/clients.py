@@ -83,18 +83,21 @@ class Clients:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._session: Any = None
+        self._session: botocore.session.Session | None = None
+        self._boto3: Any = None
         self._clients: dict[tuple[str, Timeouts], Any] = {}
 
     @contextmanager
     def session(self, context: ActionContext) -> Iterator[Any]:
-        """Yield the session to this thread alone; raise as `failures.explain` does."""
+        """Yield botocore's session to this thread alone; raise as `failures.explain` does."""
         if not self._lock.acquire(timeout=context.remaining_seconds()):
             context.raise_if_cancelled()
             raise TemporaryError("another attempt was still fetching AWS credentials")
         try:
             if self._session is None:
-                self._session = _make_session()
+                session = _make_session()
+                self._boto3 = boto3.session.Session(botocore_session=session)
+                self._session = session
             yield self._session
         except (BotoCoreError, OSError) as error:
             raise failures.explain(error, "using the AWS configuration") from error
@@ -103,23 +106,24 @@ class Clients:
         finally:
             self._lock.release()
 
-    def get(self, region: str, context: ActionContext) -> Any:
-        """Return the client of a region that fits into the time left.
+    def get(self, region: str, timeouts: Timeouts, context: ActionContext) -> Any:
+        """Return the client of a region with these timeouts, made if there is none yet.
 
         Making one can fetch credentials, which takes some seconds at most.
         """
-        key = region, timeouts_for(context)
-        with self.session(context) as session:
+        key = region, timeouts
+        with self.session(context):
             if key not in self._clients:
-                client = session.client("efs", region_name=region, config=key[1].config())
-                self._clients[key] = client
+                self._clients[key] = self._boto3.client(
+                    "efs", region_name=region, config=timeouts.config()
+                )
             return self._clients[key]
 
     def forget(self) -> None:
         """Drop session and clients: the next call reads configuration and credentials afresh."""
         with self._lock:
             clients, self._clients = list(self._clients.values()), {}
-            self._session = None
+            self._session = self._boto3 = None
         for client in clients:
             client.close()
 
@@ -147,10 +151,9 @@ def _make_session() -> Any:
     # Their debug lines hold whole requests and answers: tokens, signatures and secret keys.
     for name in ("boto3", "botocore"):
         logger = logging.getLogger(name)
-        if logger.getEffectiveLevel() < logging.INFO:
-            logger.setLevel(logging.INFO)
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
     session = botocore.session.Session()
     # Holds for the clients that botocore makes for itself as well: STS, for IRSA.
     session.set_default_client_config(PATIENT.config())
     session.register("before-send", _stop_in_time)
-    return boto3.session.Session(botocore_session=session)
+    return session

@@ -46,7 +46,7 @@ def choose_region(
             "the alert's region label is not an aws region: ignored",
             extra={"label": REGION_LABEL, "region": target.region_label},
         )
-    region = options.region or session.region_name
+    region = options.region or session.get_config_variable("region")
     if region:
         return str(region)
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
@@ -62,11 +62,10 @@ def choose_region(
 
 def metadata_endpoint(session: Any) -> str:
     """Return the URL of the instance metadata, as the SDK's own settings have it."""
-    config = session._session.get_config_variable
-    endpoint = config("ec2_metadata_service_endpoint")
+    endpoint = session.get_config_variable("ec2_metadata_service_endpoint")
     if endpoint:
         return str(endpoint)
-    mode = str(config("ec2_metadata_service_endpoint_mode") or "").lower()
+    mode = str(session.get_config_variable("ec2_metadata_service_endpoint_mode") or "").lower()
     return _METADATA_IPV6 if mode == "ipv6" else _METADATA_IPV4
 
 

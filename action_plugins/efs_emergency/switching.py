@@ -83,7 +83,7 @@ class Efs:
 
     def _call(self, operation: str, step: str, **parameters: str) -> Mapping[str, Any]:
         timeouts = timeouts_for(self.context)
-        client = self.clients.get(self.region, self.context)
+        client = self.clients.get(self.region, timeouts, self.context)
         try:
             with in_time(self.context, timeouts):
                 answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
@@ -106,11 +106,7 @@ def switch(context: ActionContext, clients: Clients = CLIENTS) -> dict[str, Any]
     if must_switch(before):
         # The last moment to stop: from here on the file system changes.
         context.raise_if_cancelled()
-        efs.update(target)
-        context.log.info(
-            "the switch to elastic throughput was accepted", extra=_fields(target, efs, before)
-        )
-        after = _confirm(efs, target)
+        after = _update(efs, target, before)
     summary = "already elastic" if after is before else "switched to elastic"
     context.log.info(summary, extra=_fields(target, efs, after))
     result: dict[str, Any] = {
@@ -201,6 +197,26 @@ def _prepare(context: ActionContext, clients: Clients) -> tuple[Efs, Target]:
     with clients.session(context) as session:
         region = choose_region(target, options, session, context.log)
     return Efs(region, context, options, clients), target
+
+
+def _update(efs: Efs, target: Target, before: FileSystem) -> FileSystem:
+    try:
+        efs.update(target)
+    except PermanentError:
+        # boto3 sends again what was not answered, and two alerts can mean one file system: AWS may
+        # refuse a second change because the first has taken effect.
+        now = efs.describe(target, "confirm")
+        if now.throughput_mode != ELASTIC:
+            raise
+        efs.context.log.warning(
+            "the update was refused, but the file system is elastic",
+            extra=_fields(target, efs, now),
+        )
+        return now
+    efs.context.log.info(
+        "the switch to elastic throughput was accepted", extra=_fields(target, efs, before)
+    )
+    return _confirm(efs, target)
 
 
 def _confirm(efs: Efs, target: Target) -> FileSystem:

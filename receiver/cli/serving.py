@@ -11,8 +11,9 @@ import click
 from receiver import logs
 from receiver.cli.options import settings_arguments, settings_options
 from receiver.errors import JournalUnusableError, PluginError, SettingsError
+from receiver.processes import end_with_parent
 from receiver.settings import Settings
-from receiver.supervisor import CANNOT_START, Supervisor, end_with_parent
+from receiver.supervisor import CANNOT_START, Supervisor
 from receiver.web.binding import check_bind
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Runs the application under gunicorn: one process of threads, keep-alive beyond Alertmanager's."""
 
 import logging
+import os
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from receiver.errors import ReceiverError
 from receiver.journal.journal import Journal
 from receiver.plugins import load_actions
+from receiver.processes import follow_parent
 from receiver.settings import Settings
 from receiver.web.app import Drain, create_app
 
@@ -75,6 +77,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Make the application, in the process that serves it."""
+        follow_parent(os.getppid())
         try:
             actions = load_actions(self._settings)
             journal = Journal(self._settings.journal_url)

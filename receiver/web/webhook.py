@@ -7,7 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import BadRequest, NotFound, UnsupportedMediaType
+from werkzeug.exceptions import (
+    BadRequest,
+    NotFound,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from receiver.alertmanager import parse_notification
 from receiver.declarations import nearest
@@ -46,7 +51,7 @@ def create_webhook(
         source = request.args.get("source", "")
         if not _SOURCE.fullmatch(source):
             raise BadRequest("source: at most 128 letters, digits and . : @ / _ - are allowed")
-        notification = parse_notification(request.get_data(cache=False))
+        notification = parse_notification(_body(settings.max_body))
         intake = intake_of(notification, source, action, settings.action_plugin, catalog)
         counts = record(intake)
         _log.info(
@@ -65,6 +70,14 @@ def create_webhook(
         return Response(body, 200, mimetype="application/json")
 
     return webhook
+
+
+def _body(limit: int) -> bytes:
+    body = request.get_data(cache=False)
+    # A body of unknown length is cut off at the limit without a word.
+    if request.content_length is None and len(body) >= limit:
+        raise RequestEntityTooLarge
+    return body
 
 
 def _check_content() -> None:

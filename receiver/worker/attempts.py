@@ -4,12 +4,13 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
+from receiver import plainjson
 from receiver.alertmanager import Alert
 from receiver.calls import Call, call_of
-from receiver.context import ActionContext, Cancellation
+from receiver.context import ActionContext, Cancellation, RunLogger
 from receiver.errors import PermanentError, RunCancelledError, TemporaryError
 from receiver.journal.claims import ClaimedRun
 from receiver.plugins import Actions
@@ -18,20 +19,7 @@ from receiver.policies import AttemptEnd, Policy
 _LONGEST_ERROR = 2_000
 _LONGEST_RESULT = 16_384
 
-_RESERVED = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-
 _log = logging.getLogger("receiver.action")
-
-
-class RunLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the run's fields to every line; a plugin's own `extra` is kept."""
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Merge both sets of fields; the run's win, and no name that logging itself uses fails."""
-        own = kwargs.get("extra") or {}
-        merged = {f"{name}_" if name in _RESERVED else name: value for name, value in own.items()}
-        kwargs["extra"] = {**merged, **(self.extra or {})}
-        return msg, kwargs
 
 
 class Attempt:
@@ -132,15 +120,7 @@ def _as_json(returned: Any) -> str | None:
     """Return what an action returned as JSON, bounded; what JSON cannot hold as its text."""
     if returned is None:
         return None
-    text = json.dumps(returned, default=_plain, ensure_ascii=True)
+    text = plainjson.dumps(returned)
     if len(text) > _LONGEST_RESULT:
         return json.dumps({"shortened": text[:_LONGEST_RESULT]})
     return text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value)

@@ -2,7 +2,7 @@
 
 import logging
 
-import boto3.session
+import botocore.session
 import pytest
 
 from action_plugins.efs_emergency.options import read_options
@@ -22,7 +22,7 @@ def choose(labels, **settings):
     """Return the region for these labels, from a new session."""
     options = read_options({"EFS_FILE_SYSTEM_PROMETHEUS_LABEL": ("fs",), **settings})
     log = logging.LoggerAdapter(logging.getLogger("test"), {})
-    return choose_region(find_target(labels, options), options, boto3.session.Session(), log)
+    return choose_region(find_target(labels, options), options, botocore.session.Session(), log)
 
 
 @pytest.fixture
@@ -140,4 +140,4 @@ def test_the_metadata_are_looked_for_where_the_sdk_looks(monkeypatch, environmen
     monkeypatch.delenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert metadata_endpoint(boto3.session.Session()) == endpoint
+    assert metadata_endpoint(botocore.session.Session()) == endpoint

@@ -175,6 +175,18 @@ def test_an_accepted_switch_that_cannot_be_confirmed_in_time_is_confirmed_by_the
     assert len(efs.seen("UpdateFileSystem")) == 1
 
 
+def test_an_update_that_is_refused_because_it_has_been_made_already_is_a_success(efs, run):
+    def be_overtaken(operation):
+        if operation == "UpdateFileSystem":
+            efs.file_systems[FILE_SYSTEM].throughput_mode = "elastic"
+
+    efs.on_request = be_overtaken
+    efs.fail("UpdateFileSystem", "TooManyRequests")
+    result = run()
+    assert (result["mode_before"], result["mode_after"]) == ("bursting", "elastic")
+    assert list(result["request_ids"]) == ["describe", "confirm"]
+
+
 @pytest.mark.parametrize("how", ["text", "empty", "cut"])
 def test_an_answer_that_is_none_is_tried_again_and_nothing_is_switched(efs, run, how):
     efs.garble("DescribeFileSystems", how)
@@ -215,7 +227,7 @@ def test_a_refusal_names_the_request_and_the_cure(efs, run):
         run()
     assert str(caught.value) == (
         "UpdateFileSystem: AccessDeniedException: User is not authorized (request id "
-        f"{efs.requests[-1].request_id}); allow the action in the IAM policy; "
+        f"{efs.seen('UpdateFileSystem')[0].request_id}); allow the action in the IAM policy; "
         "see action_plugins/efs_emergency/README.md, IAM policy"
     )
 

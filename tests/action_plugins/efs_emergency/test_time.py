@@ -26,7 +26,7 @@ def cancellation():
 
 
 def test_timeouts_and_retries_are_pinned(efs):
-    client = CLIENTS.get("us-east-1", make_context(remaining_seconds=60))
+    client = CLIENTS.get("us-east-1", PATIENT, make_context())
     config = client.meta.config
     assert (config.connect_timeout, config.read_timeout) == (3, 10)
     assert config.retries == {"mode": "standard", "total_max_attempts": 3}
@@ -40,8 +40,9 @@ def test_timeouts_fit_into_the_time_that_is_left(remaining, timeouts):
 
 
 def test_the_last_seconds_have_a_client_with_short_timeouts(efs):
-    client = CLIENTS.get("us-east-1", make_context(remaining_seconds=5))
+    client = CLIENTS.get("us-east-1", HURRIED, make_context())
     assert (client.meta.config.connect_timeout, client.meta.config.read_timeout) == (1, 2)
+    assert client.meta.config.retries["total_max_attempts"] == 2
 
 
 def test_a_cancelled_run_asks_aws_nothing(efs, run, cancellation):
@@ -95,8 +96,7 @@ def test_a_slow_answer_is_given_up_in_time_and_tried_again_by_the_receiver(efs, 
 
 
 def test_a_retry_is_not_begun_when_its_answer_would_come_too_late(efs):
-    context = make_context(remaining_seconds=60)
-    client = CLIENTS.get("us-east-1", context)
+    client = CLIENTS.get("us-east-1", PATIENT, make_context())
     efs.fail("DescribeFileSystems", "InternalServerError", times=3)
     short = make_context(remaining_seconds=8)
     with (
@@ -123,7 +123,7 @@ def test_all_threads_share_one_client_per_region(efs, fresh_clients):
 
     def get(region):
         barrier.wait()
-        found.append((region, CLIENTS.get(region, make_context())))
+        found.append((region, CLIENTS.get(region, PATIENT, make_context())))
 
     regions = ["us-east-1", "eu-west-1"] * 4
     threads = [threading.Thread(target=get, args=(region,)) for region in regions]

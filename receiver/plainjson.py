@@ -1,0 +1,39 @@
+"""JSON of anything that a plugin returns or logs: always valid, always ASCII, never raises."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
+
+_DEEPEST = 20
+
+
+def dumps(value: Any) -> str:
+    """Return a value as strict JSON; what JSON does not know, NaN included, becomes its text."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(_plain(value, _DEEPEST))
+
+
+def _plain(value: Any, levels: int) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _number(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, date):
+        return value.isoformat()
+    if levels == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, levels - 1) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one, levels - 1) for one in value]
+    return str(value)
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

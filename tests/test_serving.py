@@ -1,0 +1,206 @@
+"""The programs themselves: starting, refusing to start, waking, stopping, being killed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from notifications import T0, alert, notification
+from receivers import Receiver
+from waiting import wait_until
+
+from receiver.journal import reading
+from receiver.journal.journal import Journal
+
+Start = Callable[..., Receiver]
+
+SLOW = """
+import time
+from receiver import hookimpl
+@hookimpl
+def execute(context):
+    context.log.info("slow action begins")
+    time.sleep(1.5)
+    return "slept"
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    directory = tmp_path / "plugins"
+    directory.mkdir()
+    (directory / "slow.py").write_text(SLOW)
+    return directory
+
+
+def journal_of(tmp_path: Path) -> Journal:
+    return Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
+
+
+def wait_of(receiver: Receiver, tmp_path: Path, fingerprint: str) -> float:
+    """Post an alert; return the seconds from its acceptance to the start of its run."""
+    receiver.post(notification(alert(fingerprint)), "/webhook/log_action")
+    journal = journal_of(tmp_path)
+    finished = wait_until(
+        lambda: reading.list_runs(journal, state="finished", fingerprint=fingerprint)
+    )
+    journal.close()
+    waited: float = (finished[0]["started_at"] - finished[0]["created_at"]).total_seconds()
+    return waited
+
+
+def test_worker_is_woken_by_a_commit(start_receiver: Start, tmp_path: Path) -> None:
+    receiver = start_receiver().wait_ready()
+    waits = [wait_of(receiver, tmp_path, str(number)) for number in range(5)]
+    # The fallback looks once a second: the median of five would be half a second.
+    assert sorted(waits)[2] < 0.25
+
+
+def test_what_the_web_accepted_alone_is_run_by_a_worker_that_comes_later(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    web = start_receiver("web").wait_ready()
+    assert web.post(notification(alert()), "/webhook/log_action").json()["accepted"] == 1
+    journal = journal_of(tmp_path)
+    assert [run["state"] for run in reading.list_runs(journal)] == ["queued"]
+    worker = start_receiver("worker").wait_ready()
+    wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
+    journal.close()
+    assert worker.stop() == 0
+    assert web.stop() == 0
+
+
+def test_sigterm_lets_a_running_attempt_finish_and_ends_with_0(
+    start_receiver: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=str(plugins)).wait_ready()
+    receiver.post(notification(alert()), "/webhook/slow")
+    wait_until(lambda: receiver.lines("slow action begins"))
+    assert receiver.stop() == 0
+    journal = journal_of(tmp_path)
+    (run,) = reading.list_runs(journal)
+    journal.close()
+    assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
+
+
+def test_kept_connection_is_answered_503_while_draining(
+    start_receiver: Start, plugins: Path
+) -> None:
+    receiver = start_receiver("web").wait_ready()
+    session = requests.Session()
+    headers = {"Content-Type": "application/json"}
+    assert session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5).ok
+    assert receiver.process is not None
+    receiver.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not _accepts(receiver.port), 10, "the listening socket closed")
+    answer = session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5)
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    assert receiver.process.wait(20) == 0
+
+
+def _accepts(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=2).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize("role", ["web", "worker"])
+def test_killed_child_is_started_again(start_receiver: Start, tmp_path: Path, role: str) -> None:
+    receiver = start_receiver().wait_ready()
+    first = receiver.children()[role]
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: receiver.children().get(role, first) != first, 10, "another child")
+    wait_until(lambda: len(receiver.lines(f"{role} started")) == 2, 20)
+    wait_until(lambda: _accepts(receiver.port), 20)
+    receiver.post(notification(alert()), "/webhook/log_action")
+    journal = journal_of(tmp_path)
+    wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
+    journal.close()
+
+
+def test_children_end_with_a_killed_supervisor(start_receiver: Start) -> None:
+    receiver = start_receiver().wait_ready()
+    children = receiver.children().values()
+    assert receiver.process is not None
+    receiver.process.kill()
+    receiver.process.wait(5)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30)
+    wait_until(lambda: not _accepts(receiver.port))
+
+
+def test_interrupted_run_is_attempted_again_with_the_same_key(
+    start_receiver: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=str(plugins)).wait_ready()
+    receiver.post(notification(alert()), "/webhook/slow")
+    wait_until(lambda: receiver.lines("slow action begins"))
+    os.kill(receiver.children()["worker"], signal.SIGKILL)
+    journal = journal_of(tmp_path)
+    (run,) = wait_until(lambda: reading.list_runs(journal, outcome="succeeded"), 30)
+    outcomes = [one["outcome"] for one in reading.attempts_of(journal, run["id"])]
+    journal.close()
+    assert outcomes == ["interrupted", "succeeded"]
+
+
+def test_restart_runs_nothing_again(start_receiver: Start, tmp_path: Path) -> None:
+    receiver = start_receiver().wait_ready()
+    receiver.post(notification(alert()), "/webhook/log_action")
+    journal = journal_of(tmp_path)
+    wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
+    assert receiver.stop() == 0
+    receiver.start()
+    receiver.wait_ready()
+    assert receiver.post(notification(alert()), "/webhook/log_action").json()["duplicate"] == 1
+    later = notification(alert(starts_at=T0.replace(hour=5)))
+    assert receiver.post(later, "/webhook/log_action").json()["accepted"] == 1
+    wait_until(lambda: len(reading.list_runs(journal, outcome="succeeded")) == 2)
+    assert all(run["attempts"] == 1 for run in reading.list_runs(journal))
+    journal.close()
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_address_that_others_reach_is_refused_without_credentials(
+    start_receiver: Start, command: str
+) -> None:
+    receiver = start_receiver(command, RECEIVER_BIND="0.0.0.0:0")
+    assert receiver.process is not None
+    assert receiver.process.wait(20) == 1
+    assert "RECEIVER_SUBMIT_TOKEN" in receiver.text()
+    assert "Traceback" not in receiver.text()
+
+
+def test_all_wrong_settings_are_named_at_once(start_receiver: Start) -> None:
+    receiver = start_receiver(
+        RECEIVER_MAX_BODY="1 elephant", RECEIVER_DATADIR="/x", RECEIVER_WEB_THREADS="0"
+    )
+    assert receiver.process is not None
+    assert receiver.process.wait(20) == 1
+    text = receiver.text()
+    assert 'RECEIVER_MAX_BODY: "1 elephant" is not a size; write bytes or 10MiB' in text
+    assert "RECEIVER_DATADIR: is not a setting (did you mean RECEIVER_DATA_DIR?)" in text
+    assert "RECEIVER_WEB_THREADS" in text
+
+
+def test_broken_plugin_ends_the_start_with_its_name_and_cause(
+    start_receiver: Start, plugins: Path
+) -> None:
+    (plugins / "broken.py").write_text("import no_such_module")
+    receiver = start_receiver(PLUGIN_DIR=str(plugins))
+    assert receiver.process is not None
+    assert receiver.process.wait(20) == 1
+    assert "broken.py" in receiver.text()
+    assert "no_such_module" in receiver.text()
+
+
+def test_nothing_is_left_running_after_sigterm(start_receiver: Start) -> None:
+    receiver = start_receiver().wait_ready()
+    children = receiver.children().values()
+    began = time.monotonic()
+    assert receiver.stop() == 0
+    assert time.monotonic() - began < 15
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)

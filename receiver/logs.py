@@ -57,7 +57,7 @@ class _Text(logging.Formatter):
 
 
 def _shown(value: object) -> str:
-    """Return a field's value; quoted where it could pass for another field, or act on a terminal."""
+    """Return a field's value, quoted where it could pass for another or act on a terminal."""
     text = str(value)
     return text if text.isprintable() and not set(text) & _TO_QUOTE else repr(text)
 

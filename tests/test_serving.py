@@ -90,18 +90,19 @@ def test_kept_connection_is_answered_503_while_draining(
     start_receiver: Start, plugins: Path
 ) -> None:
     receiver = start_receiver("web").wait_ready()
-    session = requests.Session()
     headers = {"Content-Type": "application/json"}
-    assert session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5).ok
+
+    def post(session: requests.Session) -> requests.Response:
+        return session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5)
+
+    # Each is closed with the answer it gets while the process learns of the signal.
+    sessions = [requests.Session() for _ in range(30)]
+    assert all(post(session).ok for session in sessions)
     assert receiver.process is not None
     receiver.process.send_signal(signal.SIGTERM)
-
-    def refused() -> requests.Response | None:
-        answer = session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5)
-        return answer if answer.status_code == 503 else None
-
-    answer = wait_until(refused, 10, "the drain")
-    assert answer is not None
+    answers = (post(session) for session in sessions)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    answer = refused[0]
     assert answer.headers["Retry-After"]
     assert receiver.process.wait(20) == 0
 

@@ -21,7 +21,6 @@ from load import BenchError, Load, body_template, find_wrk
 from results import Round
 
 _RESULTS = Path(__file__).parent.parent.parent / "bench-results"
-_WARM_UP_SECONDS = 2
 
 
 def main() -> int:
@@ -43,6 +42,7 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=_positive, default=5, help="loads of each contender (default: 5)")
     add("--seconds", type=_positive, default=4, help="of each load (default: 4)")
+    add("--warm-up", type=int, default=2, help="seconds of a first load of each (default: 2)")
     add("--connections", type=_positive, default=16, help="at a time (default: 16)")
     add("--alerts", type=_positive, default=1, help="in a notification (default: 1)")
     add("--only", nargs="+", choices=[one.name for one in CONTENDERS], metavar="CONTENDER",
@@ -132,17 +132,17 @@ def _drive(
     """Drive all in turn, a round to warm up first; raise BenchError if one does not do its work."""
     rounds: dict[str, list[Round]] = {one.name: [] for one in contenders}
     answered = dict.fromkeys(rounds, 0)
-    for number in range(options.rounds + 1):
+    warm_ups = [options.warm_up] if options.warm_up > 0 else []
+    turns = [*warm_ups, *[options.seconds] * options.rounds]
+    for number, seconds in enumerate(turns):
         for one in contenders:
-            is_warm_up = number == 0
-            seconds = min(_WARM_UP_SECONDS, options.seconds) if is_warm_up else options.seconds
             found = _drive_once(one, load, seconds)
             answered[one.name] += found.answers.answers
-            if not is_warm_up:
+            if number >= len(warm_ups):
                 rounds[one.name].append(found)
     for one in contenders:
         # wrk leaves at most one request of each connection behind, recorded but not counted.
-        unseen = (options.rounds + 1) * options.connections
+        unseen = len(turns) * options.connections
         _check_recorded(one, answered[one.name], unseen, options.alerts)
     return rounds
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import count
 from json import loads
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +214,12 @@ def _caller(app: Flask) -> Callable[[dict[str, Any]], object]:
 
 def _log_line(webhook: Flask, environ: dict[str, Any]) -> Callable[[None], object]:
     """Return what writes the line that the webhook writes for a notification."""
-    seen: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = seen.append  # type: ignore[method-assign]
     logger = logging.getLogger("receiver.web.webhook")
+    handler = BufferingHandler(capacity=2)
     logger.addHandler(handler)
     _caller(webhook)(environ)
     logger.removeHandler(handler)
-    (one,) = seen
+    (one,) = handler.buffer
     fields = {name: value for name, value in vars(one).items() if name not in _STANDARD}
     return lambda _: logger.info(one.msg, extra=fields)
 

@@ -24,6 +24,9 @@ _HERE = Path(__file__).parent
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _SETTLE_SECONDS = 120.0
+# Idle: so small a share of a processor, over so long. A worker looks around now and then.
+_IDLE_SHARE = 0.1
+_IDLE_SECONDS = 0.2
 _THREADS = "8"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -55,8 +58,12 @@ class Contender(ABC):
         """Return what the program finds in its environment; of ours it sees only PATH."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.directory)}
 
-    def settle(self) -> None:  # noqa: B027 - most are idle as soon as they have answered
-        """Return when the program is idle again: what it does later must not burden others."""
+    def settle(self) -> None:
+        """Return when the program is idle again: what it does later would burden others.
+
+        wrk leaves requests behind: they are still answered after it has ended.
+        """
+        wait_until(self._is_idle, _SETTLE_SECONDS, f"{self.name} does not come to rest")
 
     def recorded(self) -> int | None:
         """Return how many alerts it has stored; None when it stores none."""
@@ -108,6 +115,11 @@ class Contender(ABC):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
         self._process = None
+
+    def _is_idle(self) -> bool:
+        before = self.cpu_seconds()
+        time.sleep(_IDLE_SECONDS)
+        return self.cpu_seconds() - before <= _IDLE_SHARE * _IDLE_SECONDS
 
     def _pids(self) -> Iterator[int]:
         if self._process is not None and self._process.poll() is None:
@@ -194,9 +206,8 @@ class ReceiverWithRuns(Receiver):
         )
         return super().environment() | {"PLUGIN_DIR": str(plugins)}
 
-    def settle(self) -> None:
-        """Return when every run is finished."""
-        wait_until(lambda: not self._waiting(), _SETTLE_SECONDS, f"{self.name} has runs left")
+    def _is_idle(self) -> bool:
+        return super()._is_idle() and not self._waiting()
 
     def _waiting(self) -> int:
         return self._count(

@@ -103,11 +103,10 @@ class Receiver:
         """Return role -> pid of the children of `receiver serve`."""
         assert self.process is not None
         found = {}
-        for pid in (
-            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        ):
+        for pid in _children(self.process.pid):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            found[words[3].decode()] = int(pid)
+            if len(words) > 3:  # Else it is not yet what it is about to become.
+                found[words[3].decode()] = pid
         return found
 
     def kill(self) -> None:

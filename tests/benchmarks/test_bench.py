@@ -1,0 +1,122 @@
+"""The benchmark itself works: a short run. Nothing is said about how fast anything is."""
+
+import json
+import math
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_BENCH = Path(__file__).parent / "bench.py"
+_CONTENDERS = ("bare", "json", "receiver", "receiver+runs")
+_JOURNALS = ("receiver", "receiver+runs")
+_LIMIT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of the benchmark printed, wrote and left behind."""
+
+    printed: str
+    result: dict[str, Any]
+    directory: Path
+
+    def rows(self, contender: str) -> list[tuple[str, int, str, str | None]]:
+        """Return fingerprint, startsAt, state and outcome of every run in a journal."""
+        with closing(sqlite3.connect(self.directory / contender / "data/journal.db")) as journal:
+            return journal.execute(
+                "SELECT fingerprint, starts_at, state, outcome FROM runs"
+            ).fetchall()
+
+    def log_lines(self, contender: str) -> list[dict[str, Any]]:
+        """Return what a receiver logged of the notifications that it recorded."""
+        lines = map(json.loads, (self.directory / contender / "log").read_text().splitlines())
+        return [line for line in lines if line["message"] == "notification recorded"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
+    """One short run of the whole benchmark."""
+    if shutil.which("wrk") is None:
+        reason = "wrk not found; apt-get install wrk"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    directory = tmp_path_factory.mktemp("bench")
+    options = ["--rounds=1", "--seconds=1", "--warm-up=0", "--breakdown=3"]
+    places = [f"--directory={directory}", f"--results={directory / 'results'}"]
+    with subprocess.Popen(
+        [sys.executable, _BENCH, *options, *places],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as bench:
+        try:
+            printed, _ = bench.communicate(timeout=_LIMIT_SECONDS)
+        finally:
+            bench.terminate()  # It ends what it started; without effect when it has ended.
+    assert bench.returncode == 0, printed
+    (written,) = (directory / "results").glob("*.json")
+    return _Run(printed, json.loads(written.read_text()), directory)
+
+
+@pytest.mark.parametrize("contender", _CONTENDERS)
+def test_every_request_is_answered_200(run: _Run, contender: str) -> None:
+    (measured,) = run.result["rounds"][contender]
+    answers = measured["answers"]
+    assert answers["answers"] > 0
+    assert (answers["refused"], answers["broken"]) == (0, 0)
+
+
+@pytest.mark.parametrize("contender", _JOURNALS)
+def test_every_notification_is_distinct_and_in_the_journal(run: _Run, contender: str) -> None:
+    rows, lines = run.rows(contender), run.log_lines(contender)
+    (measured,) = run.result["rounds"][contender]
+    assert len({row[:2] for row in rows}) == len(rows) == run.result["recorded_alerts"][contender]
+    assert len(rows) >= measured["answers"]["answers"]
+    assert [(line["accepted"], line["duplicate"], line["rejected"]) for line in lines] == [
+        (1, 0, 0)
+    ] * len(rows)
+
+
+def test_the_contender_with_runs_finishes_every_run(run: _Run) -> None:
+    assert {row[2:] for row in run.rows("receiver+runs")} == {("finished", "succeeded")}
+    assert {row[2:] for row in run.rows("receiver")} == {("queued", None)}
+
+
+@pytest.mark.parametrize("contender", _CONTENDERS)
+def test_ratios_are_printed_as_finite_positive_numbers(run: _Run, contender: str) -> None:
+    (line,) = re.findall(rf"^{re.escape(contender)} .*$", run.printed, re.MULTILINE)
+    figures = [float(figure) for figure in re.findall(r"[\d.]+", line)]
+    assert len(figures) == 2 * 3 + 4
+    summary = run.result["summary"][contender]
+    exact = [*summary["throughput"].values(), *summary["p99"].values()]
+    assert all(math.isfinite(figure) and figure > 0 for figure in exact)
+
+
+def test_the_breakdown_times_every_stage(run: _Run) -> None:
+    stages = run.result["breakdown"]
+    assert len(stages) >= 8
+    for stage in stages:
+        assert math.isfinite(stage["us"])
+        assert stage["us"] > 0
+        assert f"\n{stage['stage']} " in run.printed
+
+
+def test_bench_without_wrk_names_the_package(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, _BENCH, f"--directory={tmp_path}"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "apt-get install wrk" in ended.stderr
+    assert list(tmp_path.iterdir()) == []

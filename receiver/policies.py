@@ -18,6 +18,13 @@ class Policy:
     timeout: timedelta = setting(
         "timeout", "duration", "60s", "time for one attempt, as `context.deadline`"
     )
+    isolation: str = setting(
+        "isolation",
+        "text",
+        "thread",
+        "`process` runs it in a process of its own, killed with all it started at the deadline",
+        choices=("thread", "process"),
+    )
     max_attempts: int = setting(
         "max_attempts", "count", "3", "attempts before the run ends `failed`"
     )
@@ -30,6 +37,12 @@ class Policy:
         "retry",
         "what becomes of a run whose process died: `retry`, or `hold` it for a person",
         choices=("retry", "hold"),
+    )
+    max_abandoned: int = setting(
+        "max_abandoned",
+        "count",
+        "3",
+        "attempts past their deadline that never returned, at which the worker is replaced",
     )
     max_concurrent: int = setting(
         "max_concurrent", "count", "4", "runs at a time; for one target always 1"

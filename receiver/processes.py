@@ -19,9 +19,9 @@ def end_with_parent() -> bool:
     return True
 
 
-def follow_parent(parent: int) -> None:
-    """Get SIGTERM when the process that started this one dies (on Linux; elsewhere nothing)."""
+def follow_parent(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
+    """Get a signal when the process that started this one dies (on Linux; elsewhere nothing)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, how)
         if os.getppid() != parent:
             sys.exit(1)  # It died before the kernel was asked.

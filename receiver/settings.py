@@ -84,6 +84,9 @@ class Settings:
         "0s",
         "a firing alert whose startsAt is later by no more than this continues its open episode",
     )
+    retention: timedelta = setting(
+        "RECEIVER_RETENTION", "duration", "30d", "how long finished runs are kept"
+    )
     grace_period: timedelta = setting(
         "RECEIVER_GRACE_PERIOD",
         "duration",

@@ -100,9 +100,9 @@ class Clients:
                 self._session = session
             yield self._session
         except (BotoCoreError, OSError) as error:
-            raise failures.explain(error, "using the AWS configuration") from error
+            raise failures.explain(error, "using the AWS configuration") from None
         except ValueError as error:
-            raise PermanentError(f"the AWS configuration cannot be used: {error}") from error
+            raise PermanentError(f"the AWS configuration cannot be used: {error}") from None
         finally:
             self._lock.release()
 

@@ -90,9 +90,10 @@ class Efs:
         except (ClientError, BotoCoreError, ResponseParserError, OSError) as error:
             if failures.is_about_credentials(error):
                 self.clients.forget()
+            # Without the cause: the failure says all that it does, and is kept as text.
             raise failures.explain(
                 error, operation, longest_wait=self.options.longest_wait
-            ) from error
+            ) from None
         metadata = answer.get("ResponseMetadata", {})
         self.request_ids[step] = str(metadata.get("RequestId", ""))
         return answer

@@ -51,7 +51,7 @@ def web(settings: Settings) -> None:
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""
     from receiver.journal.journal import Journal
-    from receiver.plugins import load_actions, rules_of
+    from receiver.plugins import load_actions
     from receiver.worker.loop import Worker
 
     supervised = end_with_parent()
@@ -64,13 +64,7 @@ def worker(settings: Settings) -> None:
             raise
         _log.critical("worker cannot start", extra={"error": str(error)})
         sys.exit(CANNOT_START)
-    one = Worker(
-        journal,
-        actions,
-        rules_of(settings, actions),
-        threads=settings.worker_threads,
-        grace=settings.grace_period,
-    )
+    one = Worker(journal, actions, settings)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del signum, frame

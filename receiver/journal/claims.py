@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from receiver import episodes
 from receiver.episodes import Episode, EpisodeRun
+from receiver.errors import OperationError
 from receiver.journal import changes
 from receiver.journal.journal import Journal
 from receiver.journal.tables import Instant, attempts, runs
@@ -225,7 +226,7 @@ def _owned(
     by_id = {one.run_id: one for one in ended}
     query = sa.select(
         runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
-        runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts,
+        runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.cancel_requested,
     ).where(
         runs.c.id.in_(list(by_id)), runs.c.owner == owner, runs.c.state == "running"
     ).order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)  # fmt: skip
@@ -247,11 +248,14 @@ def _end(
 ) -> Next | None:
     policy = rules.policy(run.action)
     step = after_attempt(one.end, one.attempt, policy, now, jitter())
+    if step.outcome is None and run.cancel_requested is not None:
+        step = Next("cancelled", run.cancel_requested)
     resolved_after = rules.resolved_after(run.action)
     cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
     row = None
     if step.outcome != "succeeded" or cares:
         row = latest_episode(journal, connection, run)
+    by_person = step.outcome == "cancelled"
     if step.outcome is None and row is not None and not row.is_open and run.kind != "resolved":
         step = Next("cancelled", "the alert resolved while the run waited for a retry")
     finished = step.outcome is not None
@@ -267,7 +271,7 @@ def _end(
     if step.outcome is None:
         values["due_at"] = step.due_at
     if step.outcome == "cancelled":
-        values["cancelled_by"] = "person" if one.end.outcome == "cancelled" else "resolved"
+        values["cancelled_by"] = "person" if by_person else "resolved"
     if step.outcome == "succeeded" and policy.verify_after and run.kind in ("fired", "repeat"):
         values["verify_at"] = now + policy.verify_after
     written = connection.execute(
@@ -322,6 +326,37 @@ def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
             .where(runs.c.id == run_id, runs.c.attempts == attempt, runs.c.state == "running")
             .values(reason=f"attempt {attempt} is past its deadline and has not returned")
         )
+
+
+def request_cancel(journal: Journal, run_id: int, reason: str) -> str:
+    """Cancel a run for a person: at once while it waits, else by asking its attempt to stop.
+
+    Returns the state that the run was in. What a person cancelled is never put back.
+    """
+    with journal.writing() as connection:
+        query = sa.select(runs.c.state).where(runs.c.id == run_id)
+        state: str | None = connection.execute(journal.dialect.for_update(query)).scalar()
+        if state is None:
+            raise OperationError(f"there is no run {run_id}")
+        if state in episodes.WAITING:
+            change = episodes.Cancel(run_id, "person", reason)
+            changes.cancel(connection, change, journal.now(connection))
+        elif state == "running":
+            connection.execute(
+                sa.update(runs).where(runs.c.id == run_id).values(cancel_requested=reason)
+            )
+        return state
+
+
+def cancel_requests(journal: Journal, owner: str) -> dict[int, str]:
+    """Return run id -> reason of the runs of `owner` that a person wants stopped."""
+    with journal.reading() as connection:
+        query = sa.select(runs.c.id, runs.c.cancel_requested).where(
+            runs.c.state == sa.literal_column("'running'"),
+            runs.c.owner == owner,
+            runs.c.cancel_requested.is_not(None),
+        )
+        return {found.id: found.cancel_requested for found in connection.execute(query)}
 
 
 def owners_of_running(journal: Journal) -> list[str]:

@@ -16,6 +16,7 @@ from receiver.errors import (
 )
 from receiver.journal import migrate
 from receiver.journal.dialects import dialect_of, reading
+from receiver.journal.tables import probe
 
 
 class Journal:
@@ -68,7 +69,12 @@ class Journal:
     def check_writable(self) -> None:
         """Raise JournalUnavailableError unless a write would succeed now."""
         with self.writing() as connection:
-            connection.execute(sa.text("DELETE FROM routes WHERE source IS NULL"))
+            insert = self.dialect.insert(probe).values(id=1, written_at=self.now(connection))
+            connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=["id"], set_={"written_at": insert.excluded.written_at}
+                )
+            )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

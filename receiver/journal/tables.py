@@ -184,3 +184,11 @@ instances = Table(
     Column("started_at", Instant, nullable=False),
     Column("heartbeat", BigInteger, nullable=False, server_default="0"),
 )
+
+# One row, written by readiness: a journal that only looks writable is found out.
+probe = Table(
+    "probe",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("written_at", Instant, nullable=False),
+)

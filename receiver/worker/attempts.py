@@ -11,7 +11,12 @@ from receiver import plainjson
 from receiver.alertmanager import Alert
 from receiver.calls import Call, call_of
 from receiver.context import ActionContext, Cancellation, RunLogger
-from receiver.errors import PermanentError, RunCancelledError, TemporaryError
+from receiver.errors import (
+    DeadlineExceededError,
+    PermanentError,
+    RunCancelledError,
+    TemporaryError,
+)
 from receiver.journal.claims import ClaimedRun
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
@@ -25,8 +30,13 @@ _log = logging.getLogger("receiver.action")
 class Attempt:
     """One attempt of one run, from the claim until it returns."""
 
-    def __init__(self, run: ClaimedRun, policy: Policy, actions: Actions) -> None:
-        """Start the clock: the deadline counts from the claim."""
+    def __init__(
+        self, run: ClaimedRun, policy: Policy, actions: Actions, call: str | None = None
+    ) -> None:
+        """Start the clock: the deadline counts from the claim.
+
+        `call` is JSON, when the arguments were worked out already.
+        """
         self.run = run
         self.policy = policy
         self.cancellation = Cancellation()
@@ -35,7 +45,8 @@ class Attempt:
         self.is_timed_out = False
         self._actions = actions
         alert = Alert.from_json(run.alert)
-        self.call = Call.from_json(run.call) if run.call else call_of(alert, run.received_at)
+        kept = call or run.call
+        self.call = Call.from_json(kept) if kept else call_of(alert, run.received_at)
         self._context = ActionContext(
             run_id=run.id,
             action=run.action,
@@ -54,7 +65,7 @@ class Attempt:
             cancellation=self.cancellation,
         )
 
-        if self.call.warnings and run.call is None:
+        if self.call.warnings and not kept:
             _log.warning(
                 "arguments had to be guessed", extra={**self.fields, "warnings": self.call.warnings}
             )
@@ -93,12 +104,18 @@ class Attempt:
             return AttemptEnd("failed", error=text, permanent=True)
         if isinstance(error, RunCancelledError) and self.cancellation.reason is not None:
             return AttemptEnd("cancelled", error=self.cancellation.reason)
+        if isinstance(error, DeadlineExceededError):
+            return AttemptEnd("failed", error=text)
         if isinstance(error, TemporaryError):
             return AttemptEnd(
                 "failed", error=text, retry_at=error.retry_at, retry_after=error.retry_after
             )
         _log.warning("action raised an unexpected exception", extra=self.fields, exc_info=error)
         return AttemptEnd("failed", error=text)
+
+    def seconds_left(self) -> float:
+        """Return the time until the deadline, negative once it has passed."""
+        return self.deadline_monotonic - time.monotonic()
 
     def seconds(self) -> float:
         """Return how long the attempt has been under way."""

@@ -9,24 +9,29 @@ import os
 import queue
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from receiver.errors import JournalError
-from receiver.journal import claims
+from receiver.journal import claims, retention
 from receiver.journal.claims import ClaimedRun, Ended, Recorded
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Ears
-from receiver.plugins import Actions
-from receiver.policies import AttemptEnd, Rules
+from receiver.plugins import Actions, rules_of
+from receiver.policies import AttemptEnd
+from receiver.settings import Settings
+from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, describe_error
 from receiver.worker.leases import Instance
 from receiver.worker.threads import Threads
 
 _POLL_SECONDS = 1.0
 _RECOVER_SECONDS = 2.0
+_CLEAN_SECONDS = 60.0
+# An action that honours its deadline still needs a moment to return.
+_LATE_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -43,18 +48,15 @@ class Worker:
         self,
         journal: Journal,
         actions: Actions,
-        rules: Rules,
+        settings: Settings,
         *,
-        threads: int,
-        grace: timedelta,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Enter the journal and listen; nothing is claimed before `run`."""
         self._journal = journal
         self._actions = actions
-        self._rules = rules
-        self._slots = threads
-        self._grace = grace
+        self._settings = settings
+        self._rules = rules_of(settings, actions)
         self._jitter = jitter
         self.ears = Ears(journal)
         self._instance = Instance(journal, "worker", actions.loaded)
@@ -62,8 +64,10 @@ class Worker:
         self._running: dict[int, Attempt] = {}
         self._returned: queue.SimpleQueue[_Returned] = queue.SimpleQueue()
         self._unrecorded: list[_Returned] = []
-        self._recovered = float("-inf")
+        self._recovered = self._cleaned = float("-inf")
         self._stopping = False
+        if any(self._rules.policy(one).isolation == "process" for one in actions.loaded):
+            isolation.prepare()
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -85,11 +89,12 @@ class Worker:
         try:
             self._instance.beat()
             self._record_returned()
+            self._look_after_running()
             self._recover()
             claimed = self._claim()
             for run_id, effect in claims.verify_due(self._journal, self._rules):
                 _log.info("effect verified", extra={"run_id": run_id, "effect": effect})
-            if claimed:
+            if claimed or self._clean():
                 return 0.0
             return self._seconds_until_due()
         except JournalError as error:
@@ -97,7 +102,7 @@ class Worker:
             return _POLL_SECONDS
 
     def _seconds_until_due(self) -> float:
-        if not self._free():
+        if self._free() <= 0:
             return _POLL_SECONDS
         due_at = claims.next_due_at(self._journal, self._actions.loaded)
         if due_at is None:
@@ -105,10 +110,49 @@ class Worker:
         with self._journal.reading() as connection:
             seconds = (due_at - self._journal.now(connection)).total_seconds()
         # What is due and was not claimed waits for something else: no reason to turn faster.
-        return seconds if 0 < seconds < _POLL_SECONDS else _POLL_SECONDS
+        due = seconds if seconds > 0 else _POLL_SECONDS
+        deadlines = [one.seconds_left() for one in self._running.values() if not one.is_timed_out]
+        return max(0.0, min(due, _POLL_SECONDS, *deadlines))
 
     def _free(self) -> int:
-        return self._slots - len(self._running)
+        under_way = sum(not one.is_timed_out for one in self._running.values())
+        return self._settings.worker_threads - under_way
+
+    def _look_after_running(self) -> None:
+        """Note what is past its deadline, and pass on what a person wants stopped."""
+        if not self._running:
+            return
+        for run_id, reason in claims.cancel_requests(self._journal, self._instance.id).items():
+            if run_id in self._running:
+                self._running[run_id].cancellation.cancel(reason)
+        abandoned: Counter[str] = Counter()
+        for attempt in self._running.values():
+            if attempt.policy.isolation == "thread" and attempt.seconds_left() < -_LATE_SECONDS:
+                if not attempt.is_timed_out:
+                    attempt.is_timed_out = True
+                    claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
+                    _log.error("attempt is past its deadline", extra=attempt.fields)
+                abandoned[attempt.run.action] += 1
+        for action, number in abandoned.items():
+            if number >= self._rules.policy(action).max_abandoned:
+                _log.critical(
+                    "attempts never return, so the worker is replaced",
+                    extra={"action": action, "attempts": number,
+                           "cure": f"[actions.{action}] isolation = \"process\""},
+                )  # fmt: skip
+                self._stopping = True
+
+    def _clean(self) -> bool:
+        """Delete a batch of what is old, once a minute; return whether there may be more."""
+        now = time.monotonic()
+        if now - self._cleaned < _CLEAN_SECONDS:
+            return False
+        deleted = retention.delete_old(self._journal, self._settings.retention)
+        if deleted:
+            _log.info("old rows deleted", extra={"rows": deleted})
+        else:
+            self._cleaned = now
+        return bool(deleted)
 
     def _claim(self) -> list[ClaimedRun]:
         free = self._free()
@@ -132,7 +176,11 @@ class Worker:
         return runs
 
     def _perform(self, attempt: Attempt) -> None:
-        self._returned.put(_Returned(attempt, attempt.perform()))
+        if attempt.policy.isolation == "process":
+            end = isolation.perform_in_process(attempt, self._settings)
+        else:
+            end = attempt.perform()
+        self._returned.put(_Returned(attempt, end))
         self.ears.poke()
 
     def _record_returned(self) -> None:
@@ -169,25 +217,29 @@ class Worker:
         self._instance.bury_dead()
 
     def _drain(self) -> int:
-        """Let running attempts finish within the grace period; the rest is left interrupted."""
-        end = time.monotonic() + self._grace.total_seconds()
+        """Let running attempts finish within the grace period.
+
+        What does not finish stays this process's: its death, which the next worker proves, makes
+        it an interruption.
+        """
+        end = time.monotonic() + self._settings.grace_period.total_seconds()
         _log.info("worker drains", extra={"running": len(self._running)})
-        while self._running and time.monotonic() < end:
-            self.ears.wait(min(_POLL_SECONDS, max(0.0, end - time.monotonic())))
+        while time.monotonic() < end:
             try:
                 self._record_returned()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
+            if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
+                break
+            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())))
         for attempt in self._running.values():
             attempt.cancellation.cancel("the worker stops")
-            _log.warning("attempt did not finish in time", extra=attempt.fields)
-            end_of_it = AttemptEnd("interrupted", error="its worker stopped before it returned")
-            self._returned.put(_Returned(attempt, end_of_it))
-        try:
-            self._record_returned()
-            self._instance.close()
-        except JournalError as error:
-            _log.error("journal fails the worker", extra={"error": describe_error(error)})
+            _log.warning("attempt did not return before the worker stopped", extra=attempt.fields)
+        if not self._running and not self._unrecorded:
+            try:
+                self._instance.close()
+            except JournalError as error:
+                _log.error("journal fails the worker", extra={"error": describe_error(error)})
         _log.info("worker stopped", extra={"pid": os.getpid()})
         return 0
 

@@ -172,3 +172,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("verify_at IS NOT NULL"),
         postgresql_where=sa.text("verify_at IS NOT NULL"),
     )
+    op.create_table(
+        "probe",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("written_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_probe"),
+    )

@@ -141,15 +141,16 @@ def _record_wave(
             for action in routed.route.actions:
                 _fold_firing(connection, wave, tally, of_alert, intake, routed.alert, action,
                              rules, now)  # fmt: skip
+    runs = changes.runs_of_many(connection, [*wave.put_back, *wave.closed])
+    decided: list[episodes.Change] = []
     for row in wave.put_back:
-        again, decided = episodes.when_put_back(changes.runs_of(connection, row), row)
-        wave.touched[again.source, again.fingerprint, again.action] = again
-        changes.apply(journal, connection, decided, now)
+        key = (row.source, row.fingerprint, row.action)
+        wave.touched[key], put_back = episodes.when_put_back(runs[key], row)
+        decided += put_back
     for row in wave.closed:
-        decided = episodes.when_closed(
-            changes.runs_of(connection, row), row, rules.resolved_after(row.action), now
-        )
-        changes.apply(journal, connection, decided, now)
+        key = (row.source, row.fingerprint, row.action)
+        decided += episodes.when_closed(runs[key], row, rules.resolved_after(row.action), now)
+    changes.apply(journal, connection, decided, now)
     changes.supersede(connection, wave.superseded, now)
     for key, row in wave.touched.items():
         rows[key[0], key[1]][key[2]] = row

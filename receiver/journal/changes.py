@@ -18,18 +18,41 @@ _COPIED = (
 )  # fmt: skip
 
 
+_EPISODE_RUN = [runs.c[name] for name in EpisodeRun.__dataclass_fields__]
+_CHUNK = 400
+_WAITS = sa.or_(*(runs.c.state == sa.literal_column(f"'{state}'") for state in WAITING))
+
+
 def runs_of(connection: Connection, row: Episode) -> list[EpisodeRun]:
-    """Return the runs of a row's latest episode, escalations included."""
-    query = sa.select(
-        runs.c.id, runs.c.kind, runs.c.ordinal, runs.c.state, runs.c.outcome, runs.c.attempts,
-        runs.c.cancelled_by,
-    ).where(
-        runs.c.source == row.source,
-        runs.c.fingerprint == row.fingerprint,
-        runs.c.episode_action == row.action,
-        runs.c.starts_at == row.starts_at,
-    ).order_by(runs.c.id)  # fmt: skip
-    return [EpisodeRun(*found) for found in connection.execute(query)]
+    """Return the runs of a row's latest episode, escalations included, the oldest first."""
+    return runs_of_many(connection, [row])[_key(row)]
+
+
+def runs_of_many(connection: Connection, rows: Sequence[Episode]) -> dict[Key, list[EpisodeRun]]:
+    """Return the runs of the latest episodes of many rows, by (source, fingerprint, action)."""
+    found: dict[Key, list[EpisodeRun]] = {_key(row): [] for row in rows}
+    begun = {_key(row): row.starts_at for row in rows}
+    for source in sorted({row.source for row in rows}):
+        fingerprints = sorted({row.fingerprint for row in rows if row.source == source})
+        for start in range(0, len(fingerprints), _CHUNK):
+            query = (
+                sa.select(runs.c.fingerprint, runs.c.episode_action, runs.c.starts_at,
+                          *_EPISODE_RUN)
+                .where(
+                    runs.c.source == source,
+                    runs.c.fingerprint.in_(fingerprints[start : start + _CHUNK]),
+                )
+                .order_by(runs.c.id)
+            )  # fmt: skip
+            for fingerprint, action, starts_at, *values in connection.execute(query):
+                key = (source, fingerprint, action)
+                if begun.get(key) == starts_at:
+                    found[key].append(EpisodeRun(*values))
+    return found
+
+
+def _key(row: Episode) -> Key:
+    return (row.source, row.fingerprint, row.action)
 
 
 def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool:
@@ -49,29 +72,31 @@ def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool
 def apply(
     journal: Journal, connection: Connection, changes: Sequence[Change], now: datetime
 ) -> None:
-    """Write changes to the runs of an episode."""
+    """Write changes to the runs of episodes, in order."""
+    cancels = [change for change in changes if isinstance(change, Cancel)]
+    if cancels:
+        cancel(connection, cancels, now)
     for change in changes:
         match change:
-            case Cancel():
-                cancel(connection, change, now)
             case PutBack():
                 _put_back(connection, change)
             case Create():
                 _create(journal, connection, change, now)
 
 
-def cancel(connection: Connection, change: Cancel, now: datetime) -> None:
-    """End a run that waits; one that has started meanwhile stays as it is."""
+def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> None:
+    """End runs that wait; one that has started meanwhile stays as it is."""
     connection.execute(
         sa.update(runs)
-        .where(runs.c.id == change.run_id, runs.c.state.in_(WAITING))
+        .where(runs.c.id == sa.bindparam("run_id"), _WAITS)
         .values(
             state="finished",
             outcome="cancelled",
-            cancelled_by=change.by,
-            reason=change.reason,
+            cancelled_by=sa.bindparam("by"),
+            reason=sa.bindparam("why"),
             finished_at=now,
-        )
+        ),
+        [{"run_id": one.run_id, "by": one.by, "why": one.reason} for one in changes],
     )
 
 
@@ -124,7 +149,7 @@ def supersede(connection: Connection, keys: Sequence[Key], now: datetime) -> Non
                 runs.c.source == source,
                 runs.c.fingerprint == fingerprint,
                 runs.c.episode_action == action,
-                runs.c.state.in_(WAITING),
+                _WAITS,
                 runs.c.kind.in_(("resolved", "repeat")),
             )
             .values(

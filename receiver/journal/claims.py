@@ -237,6 +237,31 @@ def _owned(
     return ours + [(None, one) for key, one in by_id.items() if key not in owned]
 
 
+# Built once: for a run that does nothing, putting statements together would cost most.
+_END_RUN = (
+    sa.update(runs)
+    .where(
+        runs.c.id == sa.bindparam("run_id"),
+        runs.c.attempts == sa.bindparam("attempt"),
+        runs.c.state == sa.literal_column("'running'"),
+    )
+    .values(
+        owner=None,
+        due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
+        **{
+            name: sa.bindparam(name)
+            for name in ("state", "outcome", "reason", "cancelled_by", "error", "result",
+                         "finished_at", "verify_at")
+        },
+    )
+)  # fmt: skip
+_END_ATTEMPT = (
+    sa.update(attempts)
+    .where(attempts.c.run_id == sa.bindparam("of_run"), attempts.c.number == sa.bindparam("made"))
+    .values({name: sa.bindparam(name) for name in ("finished_at", "outcome", "error")})
+)
+
+
 def _end(
     journal: Journal,
     connection: Connection,
@@ -259,32 +284,35 @@ def _end(
     if step.outcome is None and row is not None and not row.is_open and run.kind != "resolved":
         step = Next("cancelled", "the alert resolved while the run waited for a retry")
     finished = step.outcome is not None
-    values: dict[str, Any] = {
-        "state": "finished" if finished else "queued",
-        "outcome": step.outcome,
-        "reason": step.reason,
-        "owner": None,
-        "error": one.end.error,
-        "result": one.end.result,
-        "finished_at": now if finished else None,
-    }
-    if step.outcome is None:
-        values["due_at"] = step.due_at
-    if step.outcome == "cancelled":
-        values["cancelled_by"] = "person" if by_person else "resolved"
-    if step.outcome == "succeeded" and policy.verify_after and run.kind in ("fired", "repeat"):
-        values["verify_at"] = now + policy.verify_after
+    verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat")
+    cancelled_by = "person" if by_person else "resolved"
     written = connection.execute(
-        sa.update(runs)
-        .where(runs.c.id == run.id, runs.c.state == "running", runs.c.attempts == one.attempt)
-        .values(values)
+        _END_RUN,
+        {
+            "run_id": run.id,
+            "attempt": one.attempt,
+            "state": "finished" if finished else "queued",
+            "outcome": step.outcome,
+            "reason": step.reason,
+            "cancelled_by": cancelled_by if step.outcome == "cancelled" else None,
+            "error": one.end.error,
+            "result": one.end.result,
+            "finished_at": now if finished else None,
+            "due": step.due_at,
+            "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
+        },
     )
     if written.rowcount != 1:
         return None
     connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.run_id == run.id, attempts.c.number == one.attempt)
-        .values(finished_at=now, outcome=one.end.outcome, error=one.end.error)
+        _END_ATTEMPT,
+        {
+            "of_run": run.id,
+            "made": one.attempt,
+            "finished_at": now,
+            "outcome": one.end.outcome,
+            "error": one.end.error,
+        },
     )
     if finished and (cares or step.outcome != "succeeded"):
         this = EpisodeRun(
@@ -340,7 +368,7 @@ def request_cancel(journal: Journal, run_id: int, reason: str) -> str:
             raise OperationError(f"there is no run {run_id}")
         if state in episodes.WAITING:
             change = episodes.Cancel(run_id, "person", reason)
-            changes.cancel(connection, change, journal.now(connection))
+            changes.cancel(connection, [change], journal.now(connection))
         elif state == "running":
             connection.execute(
                 sa.update(runs).where(runs.c.id == run_id).values(cancel_requested=reason)

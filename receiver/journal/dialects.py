@@ -16,6 +16,8 @@ from receiver.journal.tables import episodes
 
 # How long a write waits for another process that is writing (SQLite) or holds the rows.
 _LOCK_WAIT_SECONDS = 5
+# Reading so much takes a fraction of a second; more would be felt at every start.
+_CHECKED_BYTES = 128 * 2**20
 _CLAIM_LOCK = 7246135109
 _READ = "journal_reads_only"
 Key = tuple[str, str, str]
@@ -28,6 +30,9 @@ class Dialect(Protocol):
 
     def create_engine(self, url: URL) -> Engine:
         """Return an engine whose every transaction is as durable as the journal promises."""
+
+    def check(self, engine: Engine) -> None:
+        """Raise JournalUnusableError when the database is seen to be damaged."""
 
     def insert(self, table: sa.Table) -> Any:
         """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
@@ -68,7 +73,9 @@ class SQLite:
                 f"{directory} cannot be created: {error.strerror}; set RECEIVER_DATA_DIR"
             ) from error
         engine = sa.create_engine(
-            url, connect_args={"timeout": _LOCK_WAIT_SECONDS, "check_same_thread": False}
+            url,
+            hide_parameters=True,  # Alerts do not belong into error texts, and so into logs.
+            connect_args={"timeout": _LOCK_WAIT_SECONDS, "check_same_thread": False},
         )
         event.listen(engine, "connect", self._set_up)
         event.listen(engine, "begin", self._begin)
@@ -88,6 +95,19 @@ class SQLite:
     def _begin(connection: Connection) -> None:
         reads_only = connection.get_execution_options().get(_READ)
         connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    def check(self, engine: Engine) -> None:
+        """Read all pages of a small file, and so find damage before it spreads."""
+        file = Path(str(engine.url.database))
+        if not file.exists() or file.stat().st_size > _CHECKED_BYTES:
+            return
+        with reading(engine) as connection:
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            raise JournalUnusableError(
+                f"the journal {file} is damaged: {found}; it was left as it is: restore a "
+                "backup, or move it away to begin a new one"
+            )
 
     def insert(self, table: sa.Table) -> Any:
         """Return SQLite's own INSERT."""
@@ -129,6 +149,7 @@ class PostgreSQL:
         milliseconds = _LOCK_WAIT_SECONDS * 1000
         return sa.create_engine(
             url,
+            hide_parameters=True,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
             connect_args={
@@ -137,6 +158,9 @@ class PostgreSQL:
                 f"-c statement_timeout={milliseconds * 6}",
             },
         )
+
+    def check(self, engine: Engine) -> None:
+        """Do nothing: the server looks after its files."""
 
     def insert(self, table: sa.Table) -> Any:
         """Return PostgreSQL's own INSERT."""

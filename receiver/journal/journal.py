@@ -41,6 +41,7 @@ class Journal:
         self.engine = self.dialect.create_engine(parsed)
         try:
             with self._translated():
+                self.dialect.check(self.engine)
                 migrate.bring_up_to_date(self.engine, self.dialect.name, upgrade)
         except JournalError:
             self.engine.dispose()

@@ -37,6 +37,20 @@ class Backoff(NamedTuple):
     longest: timedelta
 
 
+class Window(NamedTuple):
+    """At most `number` in any `period`."""
+
+    number: int
+    period: timedelta
+
+
+class Breaker(NamedTuple):
+    """After so many `failures` in a row, nothing for the `pause`."""
+
+    failures: int
+    pause: timedelta
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: where it is read from, what it may hold, and what it is for.
@@ -128,6 +142,34 @@ def _backoff(text: str) -> Backoff:
     return backoff
 
 
+def _rates(text: str) -> tuple[Window, ...]:
+    windows = []
+    for word in _words(text):
+        number, slash, period = word.partition("/")
+        try:
+            window = Window(_count(number), _duration(period))
+        except ValueError:
+            window = None
+        if window is None or not slash or not window.period:
+            raise ValueError("is not a rate; write a number and a time, or several: 3/1h, 7/1d")
+        windows.append(window)
+    return tuple(windows)
+
+
+def _breaker(text: str) -> Breaker | None:
+    if text.strip() == "none":
+        return None
+    match = re.fullmatch(r"\s*(\d{1,4})\s+failures\s*,\s*(\S+)\s*", text)
+    try:
+        return Breaker(_count(match[1]), _duration(match[2])) if match else _no_breaker()
+    except ValueError:
+        return _no_breaker()
+
+
+def _no_breaker() -> Breaker:
+    raise ValueError("is not a breaker; write 5 failures, 10m, or none")
+
+
 def _integer(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d{1,18}", text.strip()):
         raise ValueError("is not a whole number")
@@ -182,11 +224,13 @@ TYPES: Mapping[str, Callable[[str], Any]] = {
     "address": _address,
     "backoff": _backoff,
     "boolean": _boolean,
+    "breaker": _breaker,
     "count": _count,
     "duration": _duration,
     "integer": _integer,
     "list": _words,
     "path": _path,
+    "rates": _rates,
     "size": _size,
     "text": str,
     "url": _url,

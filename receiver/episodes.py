@@ -177,7 +177,7 @@ class Create:
 Change = Cancel | PutBack | Create
 
 WAITING = ("queued", "awaiting_approval")
-ESCALATED = ("failed", "unknown", "ineffective")
+ESCALATED = ("failed", "unknown", "ineffective", "skipped")
 
 
 def when_closed(

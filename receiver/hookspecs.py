@@ -53,6 +53,15 @@ def validate_config(settings: Mapping[str, Any]) -> None:
 
 
 @hookspec(firstresult=True)
+def default_policy(settings: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Return policy keys that suit the action better than the general defaults, as texts.
+
+    Called once in each process, after `validate_config`. What an operator says in
+    `[actions.<name>]` comes first. Raising makes the plugin broken.
+    """
+
+
+@hookspec(firstresult=True)
 def execute(
     context: "ActionContext",
     metric_name: str,

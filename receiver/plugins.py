@@ -13,7 +13,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ import pluggy
 
 import action_plugins
 from receiver import hookspecs
-from receiver.declarations import Setting, is_missing, nearest, resolve
-from receiver.errors import PluginError
-from receiver.policies import Rules
+from receiver.declarations import Setting, declared, is_missing, nearest, resolve
+from receiver.errors import PluginError, SettingsError
+from receiver.policies import Policy, Rules
 from receiver.routing import Catalog
-from receiver.settings import Settings
+from receiver.settings import Settings, policy_of
 
 ENTRY_POINT_GROUP = "receiver.actions"
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+KEYS = frozenset(one.name for one in declared(Policy).values())
 HOOKS = tuple(
     name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 )
@@ -52,6 +53,7 @@ class Plugin:
     hooks: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    default_policy: Mapping[str, str] = field(default_factory=dict)
     implementation: object = field(default=None, repr=False)
 
 
@@ -273,6 +275,13 @@ def _load(candidate: _Candidate, settings: Settings, actions: Actions) -> Plugin
                           plugin.hooks, declared)  # fmt: skip
         if "validate_config" in hooks:
             _call_alone(implementation, "validate_config", {"settings": values})
+        if "default_policy" in hooks:
+            suited = _call_alone(implementation, "default_policy", {"settings": values}) or {}
+            _, problems = policy_of(name, [suited])
+            problems += [f"{key} is not a key of a policy" for key in suited if key not in KEYS]
+            if problems:
+                return broken(f"default_policy(): {'; '.join(problems)}")
+            plugin = replace(plugin, default_policy=suited)
         actions.register(plugin)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's call
         return broken(f"{type(error).__name__}: {error}")
@@ -340,11 +349,54 @@ def catalog_of(actions: Actions) -> Catalog:
 
 
 def rules_of(settings: Settings, actions: Actions) -> Rules:
-    """Return what the journal must know of settings and plugins."""
+    """Return what the journal must know of settings and plugins.
+
+    Raises SettingsError when policies do not fit together: an escalation to no action or in a
+    circle, a limit that looks back further than runs are kept.
+    """
+    policies = {
+        name: policy_of(
+            name, [*settings.policies.get(name, ()), actions.plugins[name].default_policy]
+        )[0]
+        for name in sorted(actions.loaded)
+    }
+    problems = [
+        f"[actions.{name}] escalate_to: there is no action {policy.escalate_to}"
+        f"{nearest(policy.escalate_to, policies)}"
+        for name, policy in policies.items()
+        if policy.escalate_to is not None and policy.escalate_to not in policies
+    ]
+    problems += _circles({name: one.escalate_to for name, one in policies.items()})
+    for name, windows in (
+        ("[limits] rate_limit", settings.limits_rate_limit),
+        *((f"[actions.{name}]", one.longest_windows) for name, one in policies.items()),
+    ):
+        if any(window.period > settings.retention for window in windows):
+            problems.append(
+                f"{name}: a limit looks back further than RECEIVER_RETENTION keeps runs"
+            )
+    if problems:
+        raise SettingsError(problems)
     return Rules(
         tolerance=settings.episode_tolerance,
-        policies=settings.policies,
+        policies=policies,
         resolved_hooks=frozenset(
             name for name in actions.loaded if actions.has_hook(name, "resolved")
         ),
+        limits=settings.limits,
+        dry_run=settings.dry_run,
     )
+
+
+def _circles(escalations: Mapping[str, str | None]) -> list[str]:
+    problems = []
+    for start in escalations:
+        path = [start]
+        while (following := escalations.get(path[-1])) is not None:
+            path.append(following)
+            if following in path[:-1]:
+                break
+        # Told once, by the first of the circle in the alphabet.
+        if len(path) > 1 and path[-1] == start and start == min(path):
+            problems.append(f"escalate_to goes in a circle: {' → '.join(path)}")
+    return problems

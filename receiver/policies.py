@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from receiver.declarations import Backoff, setting
+from receiver.declarations import Backoff, Breaker, Window, setting
 
 # An action may name the time of its next attempt, but not one that nobody will live to see.
 _LONGEST_NAMED = timedelta(days=7)
+# Indexed, and an index entry has a limit.
+_LONGEST_TARGET = 250
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,47 @@ class Policy:
     max_concurrent: int = setting(
         "max_concurrent", "count", "4", "runs at a time; for one target always 1"
     )
+    target_labels: tuple[str, ...] = setting(
+        "target_labels", "list", "", "the labels that name what is acted on; none: the alert itself"
+    )
+    cooldown: timedelta | None = setting(
+        "cooldown", "duration", None, "pause between two runs for one target"
+    )
+    rate_limit: tuple[Window, ...] = setting(
+        "rate_limit", "rates", "", "runs for one target: `3/1h, 7/1d`"
+    )
+    overall_rate_limit: tuple[Window, ...] = setting(
+        "overall_rate_limit", "rates", "", "runs of the action for all targets together"
+    )
+    breaker: Breaker | None = setting(
+        "breaker",
+        "breaker",
+        "5 failures, 10m",
+        "after so many failed attempts in a row none for so long, then one at a time; or `none`",
+    )
+    when_limited: str = setting(
+        "when_limited",
+        "text",
+        "delay",
+        "`delay` a run that a limit holds back, or `skip` it",
+        choices=("delay", "skip"),
+    )
+    max_delay: timedelta = setting(
+        "max_delay", "duration", "24h", "a run that limits delayed for longer is skipped"
+    )
+    approval: str = setting(
+        "approval",
+        "text",
+        "none",
+        "`required`: a run waits until a person approves it",
+        choices=("none", "required"),
+    )
+    approval_timeout: timedelta = setting(
+        "approval_timeout", "duration", "1h", "what nobody approved for so long is skipped"
+    )
+    dry_run: bool = setting(
+        "dry_run", "boolean", "false", "only say what the action would do, and record that"
+    )
     max_staleness: timedelta = setting(
         "max_staleness",
         "duration",
@@ -66,6 +109,12 @@ class Policy:
     resolved_after: timedelta = setting(
         "resolved_after", "duration", "5m", "pause before the action's `resolved` hook is called"
     )
+
+    @property
+    def longest_windows(self) -> tuple[Window, ...]:
+        """Everything the policy looks back on."""
+        cooldown = (Window(1, self.cooldown),) if self.cooldown is not None else ()
+        return (*cooldown, *self.rate_limit, *self.overall_rate_limit)
 
 
 def next_attempt_at(
@@ -134,12 +183,27 @@ def after_attempt(
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What bounds all actions together: the blast radius."""
+
+    rate_limit: tuple[Window, ...] = ()
+    max_concurrent: int | None = None
+
+
+@dataclass(frozen=True)
 class Rules:
     """What the journal must know of settings and plugins to decide what becomes of a run."""
 
     tolerance: timedelta = timedelta(0)
     policies: Mapping[str, Policy] = field(default_factory=dict)
     resolved_hooks: frozenset[str] = frozenset()
+    limits: Limits = Limits()
+    dry_run: bool = False
+
+    def is_dry_run(self, action: str, annotations: Mapping[str, str]) -> bool:
+        """Whether a run must only say what it would do: globally, its action, or its alert."""
+        asked = annotations.get("action_dry_run", "").strip().lower() == "true"
+        return asked or self.dry_run or self.policy(action).dry_run
 
     def policy(self, action: str) -> Policy:
         """Return the policy of an action, the defaults where nothing is set."""
@@ -153,9 +217,11 @@ class Rules:
 _DEFAULT = Policy()
 
 
-def target_of(source: str, fingerprint: str) -> str:
+def target_of(policy: Policy, source: str, fingerprint: str, labels: Mapping[str, str]) -> str:
     """Return what a run acts on, as the limits count it: by default the alert itself."""
-    return f"{source}/{fingerprint}" if source else fingerprint
+    named = [f"{label}={labels[label]}" for label in policy.target_labels if labels.get(label)]
+    target = ",".join(named)[:_LONGEST_TARGET] if named else fingerprint
+    return f"{source}/{target}" if source else target
 
 
 def idempotency_key(

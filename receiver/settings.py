@@ -6,7 +6,7 @@ flag, environment, file and default decides. All problems are reported at once.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,18 +15,22 @@ from typing import Any
 from receiver.declarations import (
     Address,
     Setting,
+    Window,
     declared,
     nearest,
     resolve,
     setting,
 )
 from receiver.errors import SettingsError
-from receiver.policies import Policy
+from receiver.policies import Limits, Policy
 
 # Kubernetes adds such variables to every pod for a Service that is called `receiver`.
 _INJECTED = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 _POLICY_PREFIX = "RECEIVER_ACTION_"
 _CONFIG = Setting("RECEIVER_CONFIG", "path", help="the settings file, `receiver.toml`")
+
+# What was said about an action's policy, key -> text; the first that has a key decides.
+PolicySources = Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,15 @@ class Settings:
         "0s",
         "a firing alert whose startsAt is later by no more than this continues its open episode",
     )
+    dry_run: bool = setting(
+        "RECEIVER_DRY_RUN", "boolean", "false", "no action acts; each only says what it would do"
+    )
+    limits_rate_limit: tuple[Window, ...] = setting(
+        "RECEIVER_LIMITS_RATE_LIMIT", "rates", "", "runs of all actions together: `10/1h, 50/1d`"
+    )
+    limits_max_concurrent: int | None = setting(
+        "RECEIVER_LIMITS_MAX_CONCURRENT", "count", None, "runs of all actions at a time"
+    )
     retention: timedelta = setting(
         "RECEIVER_RETENTION", "duration", "30d", "how long finished runs are kept"
     )
@@ -113,13 +126,14 @@ class Settings:
         "`json`, or `text` for people",
         choices=("json", "text"),
     )
-    policies: Mapping[str, Policy] = field(default_factory=dict)
+    policies: Mapping[str, PolicySources] = field(default_factory=dict)
     plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def policy(self, action: str) -> Policy:
-        """Return the policy of an action, the defaults where nothing is set."""
-        return self.policies.get(action, Policy())
+    @property
+    def limits(self) -> Limits:
+        """What bounds all actions together, `[limits]`."""
+        return Limits(self.limits_rate_limit, self.limits_max_concurrent)
 
     @property
     def journal_url(self) -> str:
@@ -147,6 +161,8 @@ def load(
     located, problems = resolve([_CONFIG], [environment])
     file = _read_file(config or located["RECEIVER_CONFIG"], problems)
     sections = {name: file.pop(name, {}) for name in ("actions", "plugins")}
+    if isinstance(file.get("limits"), dict):
+        file |= {f"limits_{key}": value for key, value in file.pop("limits").items()}
     for name, section in sections.items():
         if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
             problems.append(f"receiver.toml: {name} must be tables: [{name}.<action>]")
@@ -208,7 +224,7 @@ def _unknown_names(environment: Mapping[str, str], settings: Any) -> list[str]:
 
 def _policies(
     environment: Mapping[str, str], section: Mapping[str, Mapping[str, object]]
-) -> tuple[dict[str, Policy], list[str]]:
+) -> tuple[dict[str, PolicySources], list[str]]:
     keys = {one.name: field_name for field_name, one in declared(Policy).items()}
     raw: dict[str, dict[str, dict[str, object]]] = {}
     problems: list[str] = []
@@ -234,14 +250,21 @@ def _policies(
             for key in values
             if key not in keys
         ]
-    policies = {}
-    for action, sources in raw.items():
-        values, wrong = resolve(
-            declared(Policy).values(),
-            [sources.get("environment", {}), sources.get("file", {})],
-            shown_as=lambda one, action=action: f"[actions.{action}] {one.name}",  # type: ignore[misc]
-        )
-        problems += wrong
-        if not wrong:
-            policies[action] = Policy(**{keys[name]: value for name, value in values.items()})
-    return policies, problems
+    sources: dict[str, PolicySources] = {
+        action: (found.get("environment", {}), found.get("file", {}))
+        for action, found in raw.items()
+    }
+    for action, said in sources.items():
+        problems += policy_of(action, said)[1]
+    return sources, problems
+
+
+def policy_of(action: str, sources: Sequence[Mapping[str, object]]) -> tuple[Policy, list[str]]:
+    """Return the policy that these sources give, the first that has a key decides; and problems."""
+    table = declared(Policy)
+    values, problems = resolve(
+        table.values(), sources, shown_as=lambda one: f"[actions.{action}] {one.name}"
+    )
+    if problems:
+        return Policy(), problems
+    return Policy(**{name: values[one.name] for name, one in table.items()}), []

@@ -16,6 +16,17 @@ _COMMANDS = {
     "check": "inspecting",
     "plugins": "inspecting",
     "send": "sending",
+    "explain": "explaining",
+    "runs": "looking",
+    "run": "looking",
+    "rejected": "looking",
+    "retry": "operating",
+    "cancel": "operating",
+    "approve": "operating",
+    "reject": "operating",
+    "pause": "operating",
+    "resume": "operating",
+    "replay": "operating",
 }
 
 

@@ -150,7 +150,7 @@ def _record_wave(
     for row in wave.closed:
         key = (row.source, row.fingerprint, row.action)
         decided += episodes.when_closed(runs[key], row, rules.resolved_after(row.action), now)
-    changes.apply(journal, connection, decided, now)
+    changes.apply(journal, connection, rules, decided, now)
     changes.supersede(connection, wave.superseded, now)
     for key, row in wave.touched.items():
         rows[key[0], key[1]][key[2]] = row
@@ -183,7 +183,7 @@ def _fold_firing(
         wave.touched[key] = decision.row
     if decision.kind == "new":
         tally.accepted += 1
-        wave.created.append(_run_values(intake, alert, action, decision.reason, now))
+        wave.created.append(_run_values(intake, alert, action, rules, decision.reason, now))
         if row is not None:
             wave.superseded.append(key)
     else:
@@ -201,8 +201,10 @@ def _fold_resolved(wave: _Wave, of_alert: dict[str, Episode], alert: Alert, now:
 
 
 def _run_values(
-    intake: Intake, alert: Alert, action: str, reason: str, now: datetime
+    intake: Intake, alert: Alert, action: str, rules: Rules, reason: str, now: datetime
 ) -> dict[str, Any]:
+    policy = rules.policy(action)
+    is_dry_run = rules.is_dry_run(action, alert.annotations)
     return {
         "source": intake.source,
         "fingerprint": alert.fingerprint,
@@ -211,16 +213,15 @@ def _run_values(
         "kind": "fired",
         "ordinal": 0,
         "episode_action": action,
-        "target": target_of(intake.source, alert.fingerprint),
+        "target": target_of(policy, intake.source, alert.fingerprint, alert.labels),
         "alert_name": alert.name[:_LONGEST_INDEXED],
         "alert": alert.to_json(),
         "receiver": intake.receiver,
         "external_url": intake.external_url,
         "created_at": now,
         "received_at": now,
-        "state": "queued",
-        "reason": reason,
         "due_at": tables.AT_ONCE,
+        **changes.first_state(policy, is_dry_run, reason, now),
     }
 
 

@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from receiver.alertmanager import Alert
 from receiver.episodes import WAITING, Cancel, Change, Create, Episode, EpisodeRun, PutBack
+from receiver.guardrails import text
 from receiver.journal.dialects import Key
 from receiver.journal.journal import Journal
 from receiver.journal.tables import AT_ONCE, runs
+from receiver.policies import Policy, Rules, target_of
 
 # What a run of the same episode copies from the one before it.
 _COPIED = (
-    "source", "fingerprint", "action", "starts_at", "episode_action", "target", "alert_name",
-    "alert", "receiver", "external_url", "received_at",
+    "source", "fingerprint", "action", "starts_at", "episode_action", "alert_name", "alert",
+    "receiver", "external_url", "received_at",
 )  # fmt: skip
 
 
@@ -69,8 +73,24 @@ def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool
     return connection.execute(query).first() is not None
 
 
+def first_state(policy: Policy, is_dry_run: bool, reason: str, now: datetime) -> dict[str, object]:
+    """Return the state columns of a new run: queued, or waiting for a person's approval."""
+    if policy.approval == "required" and not is_dry_run:
+        return {
+            "state": "awaiting_approval",
+            "reason": f"waits for approval, {text(policy.approval_timeout)} at most",
+            "approval": "required",
+            "expires_at": now + policy.approval_timeout,
+        }
+    return {"state": "queued", "reason": reason, "approval": None, "expires_at": None}
+
+
 def apply(
-    journal: Journal, connection: Connection, changes: Sequence[Change], now: datetime
+    journal: Journal,
+    connection: Connection,
+    rules: Rules,
+    changes: Sequence[Change],
+    now: datetime,
 ) -> None:
     """Write changes to the runs of episodes, in order."""
     cancels = [change for change in changes if isinstance(change, Cancel)]
@@ -79,9 +99,9 @@ def apply(
     for change in changes:
         match change:
             case PutBack():
-                _put_back(connection, change)
+                _put_back(connection, rules, change, now)
             case Create():
-                _create(journal, connection, change, now)
+                _create(journal, connection, rules, change, now)
 
 
 def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> None:
@@ -100,14 +120,21 @@ def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> 
     )
 
 
-def _put_back(connection: Connection, change: PutBack) -> None:
+def _put_back(connection: Connection, rules: Rules, change: PutBack, now: datetime) -> None:
+    query = sa.select(runs.c.action, runs.c.approval).where(runs.c.id == change.run_id)
+    found = connection.execute(query).one()
+    # What nobody has approved yet waits for that again.
+    first = first_state(
+        rules.policy(found.action), found.approval != "required", change.reason, now
+    )
     values: dict[str, object] = {
-        "state": "queued",
         "outcome": None,
         "cancelled_by": None,
-        "reason": change.reason,
         "finished_at": None,
+        **{name: first[name] for name in ("state", "reason")},
     }
+    if first["state"] != "queued":
+        values["expires_at"] = first["expires_at"]
     if change.due_at is not None:
         values["due_at"] = change.due_at
     connection.execute(
@@ -117,19 +144,26 @@ def _put_back(connection: Connection, change: PutBack) -> None:
     )
 
 
-def _create(journal: Journal, connection: Connection, change: Create, now: datetime) -> None:
+def _create(
+    journal: Journal, connection: Connection, rules: Rules, change: Create, now: datetime
+) -> None:
     query = sa.select(*(runs.c[name] for name in _COPIED)).where(runs.c.id == change.like)
-    values: dict[str, object] = {**connection.execute(query).mappings().one()}
+    values: dict[str, Any] = {**connection.execute(query).mappings().one()}
+    if change.action is not None:
+        values |= {"action": change.action, "escalated_from": change.like}
+    alert = Alert.from_json(values["alert"])
+    policy = rules.policy(values["action"])
+    # Who approved an action has approved its repeats, and what undoes it.
+    is_covered = change.kind in ("repeat", "resolved")
+    is_dry_run = rules.is_dry_run(values["action"], alert.annotations)
     values |= {
         "kind": change.kind,
         "ordinal": change.ordinal,
         "created_at": now,
-        "state": "queued",
-        "reason": change.reason,
         "due_at": change.due_at or AT_ONCE,
+        "target": target_of(policy, values["source"], values["fingerprint"], alert.labels),
+        **first_state(policy, is_covered or is_dry_run, change.reason, now),
     }
-    if change.action is not None:
-        values |= {"action": change.action, "escalated_from": change.like}
     if change.cancelled_by is not None:
         values |= {
             "state": "finished",

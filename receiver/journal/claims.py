@@ -1,10 +1,10 @@
-"""Carries runs from due to finished: claims, outcomes, interruptions, verification.
+"""Claims due runs, as far as the guardrails let them, and knows who works on what.
 
 At-least-once: an attempt is counted when it is claimed, so that a run which kills its process
-cannot be claimed for ever; an outcome is written only by the owner of that very attempt.
+cannot be claimed for ever.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,23 +12,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver import episodes
-from receiver.episodes import Episode, EpisodeRun
-from receiver.errors import OperationError
+from receiver import episodes, guardrails
+from receiver.alertmanager import Alert
+from receiver.episodes import EpisodeRun
+from receiver.guardrails import Asking, Verdict
 from receiver.journal import changes
 from receiver.journal.journal import Journal
-from receiver.journal.tables import Instant, attempts, runs
+from receiver.journal.past import ALL_ACTIONS, Past
+from receiver.journal.tables import Instant, attempts, holds, runs
 from receiver.journal.tables import episodes as episode_rows
-from receiver.journal.tables import routes as route_rows
-from receiver.policies import AttemptEnd, Next, Rules, after_attempt, idempotency_key
-
-# A row of `runs`: its columns are attributes.
-Row = Any
+from receiver.policies import Rules, idempotency_key
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that this process must now attempt; `attempt` counts from 1."""
+    """A run that this process must now attempt; `attempt` counts from 1.
+
+    `attempts_before` were made before a person asked for more. `was_started`: this is another
+    attempt of what limits have counted already.
+    """
 
     id: int
     source: str
@@ -45,8 +47,12 @@ class ClaimedRun:
     received_at: datetime
     created_at: datetime
     due_at: datetime
+    held_since: datetime | None
     call: str | None
     attempt: int
+    attempts_before: int
+    is_dry_run: bool
+    was_started: bool
 
     @property
     def idempotency_key(self) -> str:
@@ -61,46 +67,57 @@ _CLAIMED = [
     for name in (
         "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
         "alert_name", "alert", "receiver", "external_url", "received_at", "created_at", "due_at",
-        "call", "attempts",
+        "held_since", "call", "attempts", "attempts_before", "started_at",
     )
 ]  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one look at the due runs gave: those claimed, and those that a guardrail moved.
+
+    `moved` holds (run id, verdict) of runs that were delayed or skipped.
+    """
+
+    claimed: list[ClaimedRun]
+    moved: list[tuple[int, Verdict]]
+
+
 def claim_due_runs(
     journal: Journal, owner: str, actions: Iterable[str], slots: int, rules: Rules
-) -> list[ClaimedRun]:
+) -> Claims:
     """Claim due runs of these actions for `owner`, at most `slots` in all, the longest due first.
 
-    A run waits while another of its target runs, while as many of its action run as
-    `max_concurrent` allows, and while its alert was not reported for `max_staleness`.
+    Everything is counted under the one claim lock, so that no limit is exceeded by however many
+    claim at a time. A run whose alert was not reported for `max_staleness` waits until it is.
     """
-    claimed: list[ClaimedRun] = []
+    found = Claims([], [])
     with journal.writing() as connection:
         journal.dialect.lock_claims(connection)
         now = journal.now(connection)
+        due: list[ClaimedRun] = []
         for action in actions:
-            free = rules.policy(action).max_concurrent - _running(connection, action)
-            if free > 0:
-                claimed += _due(journal, connection, action, min(free, slots), rules, now)
-        claimed = sorted(claimed, key=lambda run: (run.due_at, run.id))[:slots]
-        if claimed:
-            _mark_claimed(connection, owner, claimed, now)
-    return claimed
-
-
-def _running(connection: Connection, action: str) -> int:
-    """Return how many runs of an action hold a slot; a timed-out attempt has given its up."""
-    latest = (attempts.c.run_id == runs.c.id) & (attempts.c.number == runs.c.attempts)
-    query = (
-        sa.select(sa.func.count())
-        .select_from(runs.join(attempts, latest))
-        .where(
-            runs.c.action == action,
-            runs.c.state == sa.literal_column("'running'"),
-            attempts.c.timed_out_at.is_(None),
-        )
-    )
-    return connection.execute(query).scalar_one()
+            due += _due(journal, connection, action, slots, rules, now)
+        past = Past(connection, rules, now)
+        for run in sorted(due, key=lambda run: (run.due_at, run.id)):
+            if len(found.claimed) == slots:
+                break
+            verdict = guardrails.decide(
+                Asking(run.kind, run.was_started, run.held_since),
+                rules.policy(run.action),
+                rules.limits,
+                past.history(run.action, run.target),
+                now,
+            )
+            if verdict.kind == "run":
+                found.claimed.append(run)
+                past.note_start(run.action, run.target, run.is_dry_run, run.was_started)
+            elif verdict.kind in ("delay", "skip"):
+                found.moved.append((run.id, verdict))
+                _move(journal, connection, run, verdict, rules, now)
+        if found.claimed:
+            _mark_claimed(connection, owner, found.claimed, now)
+    return found
 
 
 def _due(
@@ -133,40 +150,104 @@ def _due(
                 busy.c.action == runs.c.action,
                 busy.c.target == runs.c.target,
             ),
+            ~sa.exists().where(
+                holds.c.kind == "pause",
+                holds.c.action.in_((action, ALL_ACTIONS)),
+                holds.c.until.is_(None) | (holds.c.until > now),
+            ),
         )
         .order_by(runs.c.due_at, runs.c.id)
         .limit(limit)
     )
-    found: dict[str, ClaimedRun] = {}
+    found: list[ClaimedRun] = []
     for one in connection.execute(journal.dialect.for_update(query, skip_locked=True)):
         values = dict(one._mapping)
-        made = values.pop("attempts")
-        found.setdefault(one.target, ClaimedRun(**values, attempt=made + 1))
-    return list(found.values())
+        made, before = values.pop("attempts"), values.pop("attempts_before")
+        dry = rules.policy(action).dry_run or rules.dry_run
+        if not dry and "action_dry_run" in one.alert:
+            dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
+        started = values.pop("started_at") is not None and made > before
+        found.append(
+            ClaimedRun(
+                **values,
+                attempt=made + 1,
+                attempts_before=before,
+                is_dry_run=dry,
+                was_started=started,
+            )
+        )
+    return found
+
+
+def _move(
+    journal: Journal,
+    connection: Connection,
+    run: ClaimedRun,
+    verdict: Verdict,
+    rules: Rules,
+    now: datetime,
+) -> None:
+    """Write that a run is delayed or skipped, and why; a skipped one escalates."""
+    values: dict[str, Any] = {"reason": verdict.reason, "held_by": verdict.guardrail}
+    if verdict.kind == "delay":
+        values |= {"due_at": verdict.until, "held_since": run.held_since or now}
+    else:
+        values |= {"state": "finished", "outcome": "skipped", "finished_at": now}
+    connection.execute(sa.update(runs).where(runs.c.id == run.id).values(values))
+    if verdict.kind == "skip" and not run.is_dry_run:
+        this = EpisodeRun(run.id, run.kind, run.ordinal, "finished", "skipped", 0, None)
+        follow = episodes.escalation(this, "skipped", rules.policy(run.action))
+        changes.apply(journal, connection, rules, follow, now)
+
+
+_MARK_CLAIMED = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("run_id"))
+    .values(
+        state="running",
+        owner=sa.bindparam("claimed_by"),
+        attempts=sa.bindparam("attempt"),
+        started_at=sa.case(
+            (sa.bindparam("retried", type_=sa.Boolean()), runs.c.started_at),
+            else_=sa.bindparam("now", type_=Instant()),
+        ),
+        dry_run=sa.bindparam("dry"),
+        reason=sa.bindparam("why"),
+        held_since=None,
+        held_by=None,
+    )
+)
 
 
 def _mark_claimed(
     connection: Connection, owner: str, claimed: Sequence[ClaimedRun], now: datetime
 ) -> None:
+    """Mark runs as running. A person's retry starts a run anew, and so counts as a start."""
     connection.execute(
-        sa.update(runs)
-        .where(runs.c.id == sa.bindparam("run_id"))
-        .values(
-            state="running",
-            owner=owner,
-            attempts=sa.bindparam("attempt"),
-            started_at=sa.func.coalesce(runs.c.started_at, sa.literal(now, Instant())),
-            reason=sa.bindparam("why"),
-        ),
+        _MARK_CLAIMED,
         [
-            {"run_id": run.id, "attempt": run.attempt, "why": f"attempt {run.attempt} runs"}
+            {
+                "run_id": run.id,
+                "attempt": run.attempt,
+                "claimed_by": owner,
+                "retried": run.was_started,
+                "now": now,
+                "dry": run.is_dry_run,
+                "why": f"attempt {run.attempt} runs",
+            }
             for run in claimed
         ],
     )
     connection.execute(
         sa.insert(attempts),
         [
-            {"run_id": run.id, "number": run.attempt, "owner": owner, "started_at": now}
+            {
+                "run_id": run.id,
+                "number": run.attempt,
+                "action": run.action,
+                "owner": owner,
+                "started_at": now,
+            }
             for run in claimed
         ],
     )
@@ -179,165 +260,6 @@ def keep_calls(journal: Journal, calls: Mapping[int, str]) -> None:
             sa.update(runs).where(runs.c.id == sa.bindparam("run_id")),
             [{"run_id": run_id, "call": call} for run_id, call in calls.items()],
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """One attempt that ended, as its owner reports it."""
-
-    run_id: int
-    attempt: int
-    end: AttemptEnd
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What became of a reported attempt; `next` is None when the run had another owner by then."""
-
-    ended: Ended
-    next: Next | None
-
-
-def record_ends(
-    journal: Journal,
-    owner: str,
-    ended: Sequence[Ended],
-    rules: Rules,
-    jitter: Callable[[], float],
-) -> list[Recorded]:
-    """Write how attempts ended and what follows, all in one transaction.
-
-    Only what `owner` still owns is written: the record of a run that was taken away stays as its
-    new owner made it.
-    """
-    with journal.writing() as connection:
-        now = journal.now(connection)
-        recorded = []
-        # In key order, as everyone who locks episodes does.
-        for run, one in _owned(connection, owner, ended):
-            step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
-            recorded.append(Recorded(one, step))
-    return recorded
-
-
-def _owned(
-    connection: Connection, owner: str, ended: Iterable[Ended]
-) -> list[tuple[Row | None, Ended]]:
-    by_id = {one.run_id: one for one in ended}
-    query = sa.select(
-        runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
-        runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.cancel_requested,
-    ).where(
-        runs.c.id.in_(list(by_id)), runs.c.owner == owner, runs.c.state == "running"
-    ).order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)  # fmt: skip
-    owned: dict[int, Row] = {
-        run.id: run for run in connection.execute(query) if run.attempts == by_id[run.id].attempt
-    }
-    ours: list[tuple[Row | None, Ended]] = [(run, by_id[key]) for key, run in owned.items()]
-    return ours + [(None, one) for key, one in by_id.items() if key not in owned]
-
-
-# Built once: for a run that does nothing, putting statements together would cost most.
-_END_RUN = (
-    sa.update(runs)
-    .where(
-        runs.c.id == sa.bindparam("run_id"),
-        runs.c.attempts == sa.bindparam("attempt"),
-        runs.c.state == sa.literal_column("'running'"),
-    )
-    .values(
-        owner=None,
-        due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
-        **{
-            name: sa.bindparam(name)
-            for name in ("state", "outcome", "reason", "cancelled_by", "error", "result",
-                         "finished_at", "verify_at")
-        },
-    )
-)  # fmt: skip
-_END_ATTEMPT = (
-    sa.update(attempts)
-    .where(attempts.c.run_id == sa.bindparam("of_run"), attempts.c.number == sa.bindparam("made"))
-    .values({name: sa.bindparam(name) for name in ("finished_at", "outcome", "error")})
-)
-
-
-def _end(
-    journal: Journal,
-    connection: Connection,
-    run: Row,
-    one: Ended,
-    rules: Rules,
-    now: datetime,
-    jitter: Callable[[], float],
-) -> Next | None:
-    policy = rules.policy(run.action)
-    step = after_attempt(one.end, one.attempt, policy, now, jitter())
-    if step.outcome is None and run.cancel_requested is not None:
-        step = Next("cancelled", run.cancel_requested)
-    resolved_after = rules.resolved_after(run.action)
-    cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
-    row = None
-    if step.outcome != "succeeded" or cares:
-        row = latest_episode(journal, connection, run)
-    by_person = step.outcome == "cancelled"
-    if step.outcome is None and row is not None and not row.is_open and run.kind != "resolved":
-        step = Next("cancelled", "the alert resolved while the run waited for a retry")
-    finished = step.outcome is not None
-    verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat")
-    cancelled_by = "person" if by_person else "resolved"
-    written = connection.execute(
-        _END_RUN,
-        {
-            "run_id": run.id,
-            "attempt": one.attempt,
-            "state": "finished" if finished else "queued",
-            "outcome": step.outcome,
-            "reason": step.reason,
-            "cancelled_by": cancelled_by if step.outcome == "cancelled" else None,
-            "error": one.end.error,
-            "result": one.end.result,
-            "finished_at": now if finished else None,
-            "due": step.due_at,
-            "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
-        },
-    )
-    if written.rowcount != 1:
-        return None
-    connection.execute(
-        _END_ATTEMPT,
-        {
-            "of_run": run.id,
-            "made": one.attempt,
-            "finished_at": now,
-            "outcome": one.end.outcome,
-            "error": one.end.error,
-        },
-    )
-    if finished and (cares or step.outcome != "succeeded"):
-        this = EpisodeRun(
-            run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None
-        )
-        of_episode = changes.runs_of(connection, row) if row is not None else [this]
-        follow = episodes.when_finished(this, of_episode, row, policy, resolved_after, now)
-        changes.apply(journal, connection, follow, now)
-    return step
-
-
-def latest_episode(journal: Journal, connection: Connection, run: Row) -> Episode | None:
-    """Return the row of a run's episode, locked; None when a newer episode has its place."""
-    row = episode_rows
-    query = sa.select(
-        row.c.source, row.c.fingerprint, row.c.action, row.c.starts_at, row.c.mark_at,
-        row.c.seen_at, row.c.receiver, row.c.closed_at, row.c.ends_at, row.c.round,
-    ).where(
-        row.c.source == run.source,
-        row.c.fingerprint == run.fingerprint,
-        row.c.action == run.episode_action,
-        row.c.starts_at == run.starts_at,
-    )  # fmt: skip
-    found = connection.execute(journal.dialect.for_update(query)).first()
-    return None if found is None else Episode(*found)
 
 
 def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
@@ -356,26 +278,6 @@ def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
         )
 
 
-def request_cancel(journal: Journal, run_id: int, reason: str) -> str:
-    """Cancel a run for a person: at once while it waits, else by asking its attempt to stop.
-
-    Returns the state that the run was in. What a person cancelled is never put back.
-    """
-    with journal.writing() as connection:
-        query = sa.select(runs.c.state).where(runs.c.id == run_id)
-        state: str | None = connection.execute(journal.dialect.for_update(query)).scalar()
-        if state is None:
-            raise OperationError(f"there is no run {run_id}")
-        if state in episodes.WAITING:
-            change = episodes.Cancel(run_id, "person", reason)
-            changes.cancel(connection, [change], journal.now(connection))
-        elif state == "running":
-            connection.execute(
-                sa.update(runs).where(runs.c.id == run_id).values(cancel_requested=reason)
-            )
-        return state
-
-
 def cancel_requests(journal: Journal, owner: str) -> dict[int, str]:
     """Return run id -> reason of the runs of `owner` that a person wants stopped."""
     with journal.reading() as connection:
@@ -392,53 +294,6 @@ def owners_of_running(journal: Journal) -> list[str]:
     with journal.reading() as connection:
         query = sa.select(runs.c.owner).where(runs.c.state == sa.literal_column("'running'"))
         return sorted({owner for (owner,) in connection.execute(query) if owner})
-
-
-def recover_from(
-    journal: Journal, dead: str, rules: Rules, jitter: Callable[[], float]
-) -> list[Recorded]:
-    """End the attempts of a process that is proven dead, as `on_interrupt` says."""
-    with journal.reading() as connection:
-        query = sa.select(runs.c.id, runs.c.attempts).where(
-            runs.c.state == sa.literal_column("'running'"), runs.c.owner == dead
-        )
-        end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
-        ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]
-    return record_ends(journal, dead, ended, rules, jitter) if ended else []
-
-
-def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[int, str]]:
-    """Look what runs did to their alerts, where that is due; return (run id, effect) pairs."""
-    seen: list[tuple[int, str]] = []
-    with journal.writing() as connection:
-        now = journal.now(connection)
-        query = (
-            sa.select(runs)
-            .where(runs.c.verify_at <= now)
-            .order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)
-            .limit(limit)
-        )
-        for run in connection.execute(query).all():
-            row = latest_episode(journal, connection, run)
-            route = sa.select(route_rows.c.source).where(
-                route_rows.c.source == run.source,
-                route_rows.c.receiver == (row.receiver if row else ""),
-            )
-            resolves = connection.execute(route).first() is not None
-            effect, took = episodes.effect_of(row, run.finished_at, resolves)
-            seconds = None if took is None else round(took.total_seconds())
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.id == run.id)
-                .values(verify_at=None, effect=effect, effect_seconds=seconds)
-            )
-            this = EpisodeRun(
-                run.id, run.kind, run.ordinal, run.state, run.outcome, run.attempts, None
-            )
-            follow = episodes.escalation(this, effect, rules.policy(run.action))
-            changes.apply(journal, connection, follow, now)
-            seen.append((run.id, effect))
-    return seen
 
 
 def next_due_at(journal: Journal, loaded: Iterable[str]) -> datetime | None:

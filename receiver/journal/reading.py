@@ -5,8 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.errors import OperationError
 from receiver.journal.journal import Journal
-from receiver.journal.tables import attempts, episodes, rejected, runs
+from receiver.journal.tables import attempts, audit, episodes, holds, rejected, runs
 
 Row = dict[str, Any]
 
@@ -44,6 +45,25 @@ def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
     with journal.reading() as connection:
         found: Sequence[Any] = connection.execute(query).all()
     return {(state, outcome): number for state, outcome, number in found}
+
+
+def find_run(journal: Journal, run_id: int) -> Row:
+    """Return one run; raise OperationError when there is none."""
+    found = list_runs(journal, id=run_id)
+    if not found:
+        raise OperationError(f"there is no run {run_id}; see `receiver runs`")
+    return found[0]
+
+
+def audit_of(journal: Journal, run_id: int | None = None, limit: int = 100) -> list[Row]:
+    """Return what people asked for, of one run or of all, the latest first."""
+    query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+    return _rows(journal, query if run_id is None else query.where(audit.c.run_id == run_id))
+
+
+def list_holds(journal: Journal) -> list[Row]:
+    """Return the pauses and the breakers that abandoned attempts opened."""
+    return _rows(journal, sa.select(holds).order_by(holds.c.action, holds.c.kind))
 
 
 def _rows(journal: Journal, query: sa.Select[Any]) -> list[Row]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Dialect,
     Index,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -100,7 +102,16 @@ runs = Table(
     Column("reason", Text, nullable=False),
     Column("cancelled_by", String),
     Column("due_at", Instant, nullable=False),
+    # Since when guardrails have delayed it, and what the last of them was.
+    Column("held_since", Instant),
+    Column("held_by", String),
+    # For an action that a person must approve: `required` until `expires_at`, then `approved`.
+    Column("approval", String),
+    Column("expires_at", Instant),
+    Column("dry_run", Boolean, nullable=False, server_default=false()),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    # The attempts made before a person asked for more; `max_attempts` counts from there.
+    Column("attempts_before", Integer, nullable=False, server_default="0"),
     Column("owner", String),
     Column("cancel_requested", Text),
     Column("started_at", Instant),
@@ -124,14 +135,20 @@ def _partial(name: str, condition: str, *columns: Column[Any]) -> Index:
 
 _partial("ix_runs_due", "state = 'queued'", runs.c.action, runs.c.due_at, runs.c.id)
 _partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
+_partial("ix_runs_approval", "state = 'awaiting_approval'", runs.c.expires_at)
 _partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
 _partial("ix_runs_finished", "state = 'finished'", runs.c.finished_at)
+_partial("ix_runs_started", "started_at IS NOT NULL", runs.c.started_at)
+_partial(
+    "ix_runs_target", "started_at IS NOT NULL", runs.c.action, runs.c.target, runs.c.started_at
+)
 
 attempts = Table(
     "attempts",
     metadata,
     Column("run_id", _Key, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("action", String, nullable=False),
     Column("owner", String, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("timed_out_at", Instant),
@@ -139,6 +156,9 @@ attempts = Table(
     Column("outcome", String),
     Column("error", Text),
 )
+
+# The breaker looks at the latest of an action.
+Index("ix_attempts_finished", attempts.c.action, attempts.c.finished_at)
 
 rejected = Table(
     "rejected",
@@ -192,3 +212,30 @@ probe = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("written_at", Instant, nullable=False),
 )
+
+# What holds an action (`all_actions`: every one) back: `pause` by a person, `breaker` by abandoned
+# attempts; until a time, or until it is taken away.
+holds = Table(
+    "holds",
+    metadata,
+    Column("action", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("since", Instant, nullable=False),
+    Column("until", Instant),
+    Column("reason", Text, nullable=False),
+)
+
+# What people asked for: who, when, from where.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("who", String, nullable=False),
+    Column("origin", String, nullable=False),
+    Column("operation", String, nullable=False),
+    Column("action", String),
+    Column("run_id", _Key),
+    Column("detail", Text, nullable=False),
+)
+Index("ix_audit_run", audit.c.run_id)

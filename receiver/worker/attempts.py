@@ -52,7 +52,7 @@ class Attempt:
             action=run.action,
             kind=run.kind,
             attempt=run.attempt,
-            max_attempts=policy.max_attempts,
+            max_attempts=run.attempts_before + policy.max_attempts,
             idempotency_key=run.idempotency_key,
             alert=alert,
             source=run.source,
@@ -78,22 +78,39 @@ class Attempt:
             "action": self.run.action,
             "kind": self.run.kind,
             "attempt": self.run.attempt,
+            **({"dry_run": True} if self.run.is_dry_run else {}),
             "alertname": self.run.alert_name,
             "fingerprint": self.run.fingerprint,
         }
 
-    def perform(self) -> AttemptEnd:
-        """Call the plugin; never raises."""
-        hook = "resolved" if self.run.kind == "resolved" else "execute"
-        arguments = {
+    @property
+    def _arguments(self) -> Mapping[str, object]:
+        return {
             "context": self._context,
             "metric_name": self.call.metric_name,
             "value": self.call.value,
             "threshold": self.call.threshold,
             "duration": self.call.duration,
         }
+
+    def _describe(self) -> AttemptEnd:
+        """Ask the action what it would do; nothing else of it is called."""
+        name = self.run.action
+        said = f"would call {name}, which does not say what it does (no describe hook)"
+        if self.run.kind != "resolved" and self._actions.has_hook(name, "describe"):
+            try:
+                said = str(self._actions.call(name, "describe", self._arguments))
+            except BaseException as error:  # noqa: BLE001 - a plugin's call
+                return self._failed(error)
+        return AttemptEnd("succeeded", result=plainjson.dumps({"dry_run": said}))
+
+    def perform(self) -> AttemptEnd:
+        """Call the plugin; never raises."""
+        if self.run.is_dry_run:
+            return self._describe()
+        hook = "resolved" if self.run.kind == "resolved" else "execute"
         try:
-            returned = self._actions.call(self.run.action, hook, arguments)
+            returned = self._actions.call(self.run.action, hook, self._arguments)
         except BaseException as error:  # noqa: BLE001 - a plugin's call
             return self._failed(error)
         return AttemptEnd("succeeded", result=_as_json(returned))

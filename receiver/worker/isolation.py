@@ -17,7 +17,7 @@ from pathlib import Path
 
 from receiver import logs
 from receiver.journal.claims import ClaimedRun
-from receiver.plugins import load_actions
+from receiver.plugins import load_actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.processes import follow_parent
 from receiver.settings import Settings
@@ -127,7 +127,8 @@ def _child(theirs: "Connection[object, object]") -> None:
     assert isinstance(order, _Order)
     logs.configure(order.settings.log_level, order.settings.log_format)
     actions = load_actions(order.settings)
-    attempt = Attempt(order.run, order.settings.policy(order.run.action), actions, order.call)
+    policy = rules_of(order.settings, actions).policy(order.run.action)
+    attempt = Attempt(order.run, policy, actions, order.call)
     threading.Thread(target=_listen, args=(theirs, attempt), daemon=True).start()
     theirs.send(attempt.perform())
     threading.Event().wait()

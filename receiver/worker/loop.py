@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.errors import JournalError
-from receiver.journal import claims, retention
-from receiver.journal.claims import ClaimedRun, Ended, Recorded
+from receiver.journal import claims, outcomes, retention
 from receiver.journal.journal import Journal
+from receiver.journal.outcomes import Ended, Recorded
+from receiver.journal.requests import hold
 from receiver.journal.wakeup import Ears
 from receiver.plugins import Actions, rules_of
 from receiver.policies import AttemptEnd
@@ -92,8 +93,10 @@ class Worker:
             self._look_after_running()
             self._recover()
             claimed = self._claim()
-            for run_id, effect in claims.verify_due(self._journal, self._rules):
+            for run_id, effect in outcomes.verify_due(self._journal, self._rules):
                 _log.info("effect verified", extra={"run_id": run_id, "effect": effect})
+            for run_id in outcomes.expire_approvals(self._journal, self._rules):
+                _log.warning("approval expired", extra={"run_id": run_id})
             if claimed or self._clean():
                 return 0.0
             return self._seconds_until_due()
@@ -140,7 +143,16 @@ class Worker:
                     extra={"action": action, "attempts": number,
                            "cure": f"[actions.{action}] isolation = \"process\""},
                 )  # fmt: skip
+                self._open_breaker(action)
                 self._stopping = True
+
+    def _open_breaker(self, action: str) -> None:
+        breaker = self._rules.policy(action).breaker
+        if breaker is not None:
+            with self._journal.writing() as connection:
+                now = self._journal.now(connection)
+                reason = "attempts never returned"
+                hold(self._journal, connection, action, "breaker", reason, now, breaker.pause)
 
     def _clean(self) -> bool:
         """Delete a batch of what is old, once a minute; return whether there may be more."""
@@ -154,13 +166,18 @@ class Worker:
             self._cleaned = now
         return bool(deleted)
 
-    def _claim(self) -> list[ClaimedRun]:
+    def _claim(self) -> bool:
+        """Claim what is due and start it; return whether another look may find more."""
         free = self._free()
         if free <= 0 or not self._actions.loaded:
-            return []
-        runs = claims.claim_due_runs(
+            return False
+        found = claims.claim_due_runs(
             self._journal, self._instance.id, sorted(self._actions.loaded), free, self._rules
         )
+        for run_id, verdict in found.moved:
+            fields = {"run_id": run_id, "guardrail": verdict.guardrail, "reason": verdict.reason}
+            _log.warning("run held back", extra=fields)
+        runs = found.claimed
         calls: dict[int, str] = {}
         attempts = []
         for run in runs:
@@ -173,7 +190,7 @@ class Worker:
         for attempt in attempts:
             self._running[attempt.run.id] = attempt
             self._threads.start(partial(self._perform, attempt))
-        return runs
+        return bool(found.claimed or found.moved)
 
     def _perform(self, attempt: Attempt) -> None:
         if attempt.policy.isolation == "process":
@@ -193,7 +210,7 @@ class Worker:
             return
         ended = [Ended(one.attempt.run.id, one.attempt.run.attempt, one.end)
                  for one in self._unrecorded]  # fmt: skip
-        recorded = claims.record_ends(
+        recorded = outcomes.record_ends(
             self._journal, self._instance.id, ended, self._rules, self._jitter
         )
         attempts = {one.attempt.run.id: one.attempt for one in self._unrecorded}
@@ -208,7 +225,7 @@ class Worker:
         self._recovered = now
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
-                for one in claims.recover_from(self._journal, owner, self._rules, self._jitter):
+                for one in outcomes.recover_from(self._journal, owner, self._rules, self._jitter):
                     _log.warning(
                         "interrupted attempt found",
                         extra={"run_id": one.ended.run_id, "attempt": one.ended.attempt,

@@ -9,10 +9,10 @@ from notifications import SEQUENCES, T0, alert, notification, sequence
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import Counts, Intake, intake_of
-from receiver.journal import claims, reading
+from receiver.journal import claims, outcomes, reading
 from receiver.journal.acceptance import record
-from receiver.journal.claims import Ended
 from receiver.journal.journal import Journal
+from receiver.journal.outcomes import Ended
 from receiver.policies import AttemptEnd, Policy, Rules
 from receiver.routing import Catalog
 
@@ -53,11 +53,11 @@ def accept(journal: Journal, *alerts: dict, action: str = "a", rules: Rules = RU
 
 
 def claim(journal: Journal, rules: Rules = RULES, owner: str = "w1", slots: int = 9):
-    return claims.claim_due_runs(journal, owner, sorted(LOADED), slots, rules)
+    return claims.claim_due_runs(journal, owner, sorted(LOADED), slots, rules).claimed
 
 
 def finish(journal: Journal, run, end: AttemptEnd, rules: Rules = RULES, owner: str = "w1"):
-    (one,) = claims.record_ends(
+    (one,) = outcomes.record_ends(
         journal, owner, [Ended(run.id, run.attempt, end)], rules, lambda: 0.5
     )
     return one.next
@@ -332,9 +332,9 @@ def test_verification_tells_what_the_run_did_to_its_alert(journal: Journal, cloc
     run_all(journal, verifying)
     clock.move(minutes=2)
     accept(journal, alert("helped", "resolved"), rules=verifying)
-    assert claims.verify_due(journal, verifying) == []
+    assert outcomes.verify_due(journal, verifying) == []
     clock.move(minutes=3)
-    claims.verify_due(journal, verifying)
+    outcomes.verify_due(journal, verifying)
     effects = {one["fingerprint"]: (one["effect"], one["effect_seconds"])
                for one in reading.list_runs(journal, kind="fired")}  # fmt: skip
     assert effects == {"helped": ("effective", 120), "not": ("ineffective", None)}
@@ -348,7 +348,7 @@ def test_effect_is_unverified_where_the_route_never_sent_a_resolved(
     accept(journal, alert(), rules=verifying)
     run_all(journal, verifying)
     clock.move(minutes=5)
-    assert [effect for _, effect in claims.verify_due(journal, verifying)] == ["unverified"]
+    assert [effect for _, effect in outcomes.verify_due(journal, verifying)] == ["unverified"]
     assert claim(journal, verifying) == []
 
 
@@ -364,13 +364,13 @@ def test_interrupted_run_is_claimed_again_or_held_as_the_policy_says(journal: Jo
     holding = rules(on_interrupt="hold")
     accept(journal, alert("retry"))
     claim(journal)
-    claims.recover_from(journal, "w1", RULES, lambda: 0.0)
+    outcomes.recover_from(journal, "w1", RULES, lambda: 0.0)
     (again,) = claim(journal, owner="w2")
     assert again.attempt == 2
     finish(journal, again, AttemptEnd("succeeded"), owner="w2")
     accept(journal, alert("hold"), rules=holding)
     claim(journal, holding)
-    claims.recover_from(journal, "w1", holding, lambda: 0.0)
+    outcomes.recover_from(journal, "w1", holding, lambda: 0.0)
     assert states(journal)[1] == ("fired", 0, "finished", "unknown")
 
 

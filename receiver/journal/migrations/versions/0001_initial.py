@@ -15,6 +15,7 @@ def upgrade() -> None:
         "attempts",
         sa.Column("run_id", _KEY, autoincrement=False, nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("action", sa.String(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
         sa.Column("timed_out_at", sa.BigInteger(), nullable=True),
@@ -23,6 +24,20 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("run_id", "number", name="pk_attempts"),
     )
+    op.create_index("ix_attempts_finished", "attempts", ["action", "finished_at"], unique=False)
+    op.create_table(
+        "audit",
+        sa.Column("id", _KEY, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("who", sa.String(), nullable=False),
+        sa.Column("origin", sa.String(), nullable=False),
+        sa.Column("operation", sa.String(), nullable=False),
+        sa.Column("action", sa.String(), nullable=True),
+        sa.Column("run_id", _KEY, nullable=True),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_audit"),
+    )
+    op.create_index("ix_audit_run", "audit", ["run_id"], unique=False)
     op.create_table(
         "episodes",
         sa.Column("id", _KEY, nullable=False),
@@ -42,6 +57,15 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "holds",
+        sa.Column("action", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("action", "kind", name="pk_holds"),
+    )
+    op.create_table(
         "instances",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("role", sa.String(), nullable=False),
@@ -52,6 +76,12 @@ def upgrade() -> None:
         sa.Column("started_at", sa.BigInteger(), nullable=False),
         sa.Column("heartbeat", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_instances"),
+    )
+    op.create_table(
+        "probe",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("written_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_probe"),
     )
     op.create_table(
         "rejected",
@@ -118,7 +148,13 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("cancelled_by", sa.String(), nullable=True),
         sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("held_since", sa.BigInteger(), nullable=True),
+        sa.Column("held_by", sa.String(), nullable=True),
+        sa.Column("approval", sa.String(), nullable=True),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("dry_run", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempts_before", sa.Integer(), server_default="0", nullable=False),
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("cancel_requested", sa.Text(), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
@@ -139,6 +175,14 @@ def upgrade() -> None:
             name="uq_runs_source_fingerprint_action_starts_at_kind_ordinal",
         ),
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_runs_approval",
+        "runs",
+        ["expires_at"],
+        unique=False,
+        sqlite_where=sa.text("state = 'awaiting_approval'"),
+        postgresql_where=sa.text("state = 'awaiting_approval'"),
     )
     op.create_index(
         "ix_runs_due",
@@ -165,16 +209,26 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'running'"),
     )
     op.create_index(
+        "ix_runs_started",
+        "runs",
+        ["started_at"],
+        unique=False,
+        sqlite_where=sa.text("started_at IS NOT NULL"),
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_runs_target",
+        "runs",
+        ["action", "target", "started_at"],
+        unique=False,
+        sqlite_where=sa.text("started_at IS NOT NULL"),
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
+    op.create_index(
         "ix_runs_verify",
         "runs",
         ["verify_at"],
         unique=False,
         sqlite_where=sa.text("verify_at IS NOT NULL"),
         postgresql_where=sa.text("verify_at IS NOT NULL"),
-    )
-    op.create_table(
-        "probe",
-        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("written_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_probe"),
     )

@@ -1,0 +1,92 @@
+"""What the commands that work on a journal share: opening it, who asks, and printing rows."""
+
+import getpass
+import json
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from receiver.errors import PluginError
+from receiver.journal.journal import Journal
+from receiver.journal.requests import Person
+from receiver.operations import Operations
+from receiver.plugins import Actions, load_actions
+from receiver.settings import Settings
+
+_WIDTH = 160  # Where nobody looks at a terminal.
+
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON."
+)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[tuple[Journal, Operations]]:
+    """Open the journal of a receiver that may be running."""
+    try:
+        actions = load_actions(settings)
+    except PluginError as error:
+        # What a person wants to see or stop must not depend on a plugin that is broken here.
+        actions = error.actions or Actions()
+    journal = Journal(settings.journal_url)
+    try:
+        yield journal, Operations(settings, actions, journal)
+    finally:
+        journal.close()
+
+
+def person() -> Person:
+    """Return who is at the terminal."""
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):
+        who = "unknown"
+    return Person(who, f"cli on {socket.gethostname()}")
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON can hold it; what is JSON already is taken apart."""
+    shown: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, datetime):
+            shown[name] = value.isoformat()
+        elif isinstance(value, timedelta):
+            shown[name] = value.total_seconds()
+        elif name in ("alert", "call", "result") and isinstance(value, str):
+            shown[name] = json.loads(value)
+        else:
+            shown[name] = value
+    return shown
+
+
+def print_json(value: Any) -> None:
+    """Print JSON: strict, and ASCII, so that nothing in it acts on a terminal."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def safe(value: object) -> str:
+    """Return a text from an alert as it may be shown on a terminal."""
+    text = "" if value is None else str(value)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def moment(value: datetime | None) -> str:
+    """Return a time to the second, in UTC."""
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under their headings; wide where nobody looks at a terminal."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(safe(cell) for cell in row))
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, width=_WIDTH)
+    console.print(table)

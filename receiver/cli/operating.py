@@ -1,0 +1,105 @@
+"""`receiver retry`, `cancel`, `approve`, `reject`, `pause`, `resume` and `replay`: each audited."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+
+import click
+
+from receiver.cli.opened import json_option, opened, person, print_json
+from receiver.cli.options import settings_options
+from receiver.declarations import TYPES
+from receiver.errors import OperationError
+from receiver.journal import requests
+from receiver.settings import Settings
+
+
+def _duration(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> timedelta | None:
+    """Read a duration as settings do."""
+    del context, parameter
+    if value is None:
+        return None
+    try:
+        found: timedelta = TYPES["duration"](value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
+    return found
+
+
+_reason = click.option("--reason", default="", help="Why; kept with it.")
+
+
+def _say(done: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"done": done})
+    else:
+        click.echo(done)
+
+
+def _on_run(ask: Callable[..., str], help_text: str, takes_reason: bool) -> click.Command:
+    def command(settings: Settings, run_id: int, as_json: bool, **more: str) -> None:
+        with opened(settings) as (journal, _):
+            _say(ask(journal, person(), run_id, **more), as_json)
+
+    command.__doc__ = help_text
+    decorated = json_option(settings_options(command))
+    if takes_reason:
+        decorated = _reason(decorated)
+    decorated = click.argument("run_id", type=int)(decorated)
+    return click.command(ask.__name__, help=help_text)(decorated)
+
+
+retry = _on_run(
+    requests.retry, "Let a run that ended without success run again, with all its attempts.", False
+)
+cancel = _on_run(
+    requests.cancel, "Cancel a run: at once while it waits, else ask it to stop.", True
+)
+approve = _on_run(requests.approve, "Let a run that waits for approval run.", False)
+reject = _on_run(requests.reject, "Cancel a run that waits for approval.", True)
+
+
+@click.command(short_help="Start no run of an action, or of any.")
+@click.argument("action", required=False)
+@click.option("--for", "lasting", callback=_duration, help="How long; until resumed without it.")
+@_reason
+@json_option
+@settings_options
+def pause(
+    settings: Settings, action: str | None, lasting: timedelta | None, reason: str, as_json: bool
+) -> None:
+    """Start no run of ACTION, or of any action, until resumed. Alerts are accepted all the same."""
+    with opened(settings) as (journal, operations):
+        if action is not None and not operations.knows(action):
+            raise OperationError(f"there is no action {action}; see `receiver plugins`")
+        _say(requests.pause(journal, person(), action, reason, lasting), as_json)
+
+
+@click.command(short_help="Take a pause away.")
+@click.argument("action", required=False)
+@json_option
+@settings_options
+def resume(settings: Settings, action: str | None, as_json: bool) -> None:
+    """Take the pause of ACTION, or of all actions, away; what waited starts."""
+    with opened(settings) as (journal, _):
+        _say(requests.resume(journal, person(), action), as_json)
+
+
+@click.command(short_help="Route a rejected alert again.")
+@click.argument("rejected_id", type=int)
+@json_option
+@settings_options
+def replay(settings: Settings, rejected_id: int, as_json: bool) -> None:
+    """Route a rejected alert again, now that the settings or plugins are mended."""
+    with opened(settings) as (_, operations):
+        counts = operations.replay(person(), rejected_id)
+    if as_json:
+        print_json(asdict(counts))
+    else:
+        click.echo(
+            f"accepted {counts.accepted}, duplicate {counts.duplicate}, rejected {counts.rejected}"
+        )
+    if counts.rejected:
+        raise SystemExit(1)

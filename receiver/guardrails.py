@@ -1,0 +1,168 @@
+"""Whether a due run may start now, must wait, or is skipped: policy + history + now. Pure.
+
+Delaying is the rule and skipping the exception: a re-fire inside a cooldown must not lose its
+action for good. Every verdict says in words why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from receiver.declarations import Window
+from receiver.policies import Limits, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened before, as far as the policy asks for it.
+
+    `target_starts`, `action_starts` and `all_starts` are the starts of runs (not of attempts, not
+    of dry runs), the newest first. `ends` are the latest attempts of the action, the newest first:
+    when each ended, and whether it failed. `running` counts the runs of the action that hold a
+    slot, `running_all` those of all actions. `tripped_until` is set when the breaker was opened by
+    abandoned attempts.
+    """
+
+    paused: str | None = None
+    target_busy: bool = False
+    running: int = 0
+    running_all: int = 0
+    target_starts: Sequence[datetime] = ()
+    action_starts: Sequence[datetime] = ()
+    all_starts: Sequence[datetime] = ()
+    ends: Sequence[tuple[datetime, bool]] = ()
+    tripped_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What the verdict needs to know of the run itself.
+
+    `is_retry`: it has started before, and was counted then. `held_since`: when a guardrail first
+    delayed it.
+    """
+
+    kind: str = "fired"
+    is_retry: bool = False
+    held_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`run`; `wait` for something that has no time; `delay` until a time; or `skip`.
+
+    `guardrail` names the rule that decided, empty for `run`.
+    """
+
+    kind: str
+    guardrail: str = ""
+    reason: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    guardrail: str
+    reason: str
+    until: datetime = field(compare=True)
+
+
+def decide(
+    asking: Asking, policy: Policy, limits: Limits, history: History, now: datetime
+) -> Verdict:
+    """Return whether a due run may start now, and if not, by which rule."""
+    waits = _wait(policy, limits, history)
+    if waits is not None:
+        return waits
+    holds = [hold for hold in _holds(asking, policy, limits, history, now) if hold.until > now]
+    if holds:
+        # The one that lasts longest: whoever waits for it has waited for all.
+        return _limited(max(holds, key=lambda hold: hold.until), asking, policy, now)
+    if history.running and is_open(policy, history.ends):
+        reason = "the breaker is half open: one run at a time shows whether the action works again"
+        return Verdict("wait", "breaker", reason)
+    return Verdict("run")
+
+
+def is_open(policy: Policy, ends: Sequence[tuple[datetime, bool]]) -> bool:
+    """Whether the latest attempts of an action failed so often in a row that its breaker opens."""
+    if policy.breaker is None:
+        return False
+    latest = ends[: policy.breaker.failures]
+    return len(latest) == policy.breaker.failures and all(failed for _, failed in latest)
+
+
+def _wait(policy: Policy, limits: Limits, history: History) -> Verdict | None:
+    if history.paused is not None:
+        return Verdict("wait", "pause", f"paused: {history.paused}")
+    if history.target_busy:
+        return Verdict("wait", "target", "another run of the same target is running")
+    if history.running >= policy.max_concurrent:
+        reason = f"{history.running} runs of the action are running, as many as max_concurrent says"
+        return Verdict("wait", "max_concurrent", reason)
+    if limits.max_concurrent is not None and history.running_all >= limits.max_concurrent:
+        reason = f"{history.running_all} runs are running, as many as [limits] max_concurrent says"
+        return Verdict("wait", "limits", reason)
+    return None
+
+
+def _holds(
+    asking: Asking, policy: Policy, limits: Limits, history: History, now: datetime
+) -> list[_Hold]:
+    """Return every limit that speaks against starting, each with the time it lasts."""
+    holds: list[_Hold] = []
+    if history.tripped_until is not None:
+        reason = "the breaker is open: attempts never returned"
+        holds.append(_Hold("breaker", reason, history.tripped_until))
+    if policy.breaker is not None and is_open(policy, history.ends):
+        number = policy.breaker.failures
+        reason = f"the breaker is open: the last {number} attempts of the action failed"
+        holds.append(_Hold("breaker", reason, history.ends[0][0] + policy.breaker.pause))
+    # What has started was counted then; what undoes must not be kept from undoing.
+    if asking.is_retry or asking.kind == "resolved":
+        return holds
+    if policy.cooldown is not None and history.target_starts:
+        reason = f"the action ran for this target less than {text(policy.cooldown)} ago (cooldown)"
+        holds.append(_Hold("cooldown", reason, history.target_starts[0] + policy.cooldown))
+    for name, windows, starts, whose in (
+        ("rate_limit", policy.rate_limit, history.target_starts, "for this target"),
+        ("overall_rate_limit", policy.overall_rate_limit, history.action_starts, "of this action"),
+        ("limits", limits.rate_limit, history.all_starts, "of all actions"),
+    ):
+        for window in windows:
+            free_at = _free_at(window, starts, now)
+            if free_at is not None:
+                much = f"{window.number} runs in {text(window.period)}"
+                reason = f"there were {much} {whose} already ({name})"
+                holds.append(_Hold(name, reason, free_at))
+    return holds
+
+
+def _free_at(window: Window, starts: Sequence[datetime], now: datetime) -> datetime | None:
+    """Return when a window has room again, None when it has room now."""
+    if len(starts) < window.number:
+        return None
+    # The newest starts come first: room is made when the window's last place falls out of it.
+    free_at = starts[window.number - 1] + window.period
+    return free_at if free_at > now else None
+
+
+def _limited(hold: _Hold, asking: Asking, policy: Policy, now: datetime) -> Verdict:
+    if policy.when_limited == "skip" and not asking.is_retry:
+        return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}; when_limited is skip")
+    last = (asking.held_since or now) + policy.max_delay
+    if now >= last:
+        delayed = f"it was delayed for {text(policy.max_delay)} (max_delay)"
+        return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}, and {delayed}")
+    return Verdict("delay", hold.guardrail, f"delayed: {hold.reason}", min(hold.until, last))
+
+
+def text(duration: timedelta) -> str:
+    """Return a duration as a user would write it: `1h30m`."""
+    seconds = round(duration.total_seconds())
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, seconds = divmod(seconds, length)
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts) or "0s"

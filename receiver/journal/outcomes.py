@@ -1,0 +1,259 @@
+"""Records how attempts ended, and what follows: retries, repeats, escalations, verification.
+
+An outcome is written only by the owner of that very attempt. That protects the record; the side
+effect of a process that was frozen and wakes too late it cannot undo.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver import episodes
+from receiver.episodes import Episode, EpisodeRun
+from receiver.journal import changes
+from receiver.journal.journal import Journal
+from receiver.journal.tables import Instant, attempts, runs
+from receiver.journal.tables import episodes as episode_rows
+from receiver.journal.tables import routes as route_rows
+from receiver.policies import AttemptEnd, Next, Rules, after_attempt
+
+# A row of `runs`: its columns are attributes.
+Row = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One attempt that ended, as its owner reports it."""
+
+    run_id: int
+    attempt: int
+    end: AttemptEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a reported attempt; `next` is None when the run had another owner by then."""
+
+    ended: Ended
+    next: Next | None
+
+
+def record_ends(
+    journal: Journal,
+    owner: str,
+    ended: Sequence[Ended],
+    rules: Rules,
+    jitter: Callable[[], float],
+) -> list[Recorded]:
+    """Write how attempts ended and what follows, all in one transaction.
+
+    Only what `owner` still owns is written: the record of a run that was taken away stays as its
+    new owner made it.
+    """
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        recorded = []
+        # In key order, as everyone who locks episodes does.
+        for run, one in _owned(connection, owner, ended):
+            step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
+            recorded.append(Recorded(one, step))
+    return recorded
+
+
+def _owned(
+    connection: Connection, owner: str, ended: Iterable[Ended]
+) -> list[tuple[Row | None, Ended]]:
+    by_id = {one.run_id: one for one in ended}
+    query = sa.select(
+        runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
+        runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
+        runs.c.cancel_requested, runs.c.dry_run,
+    ).where(
+        runs.c.id.in_(list(by_id)), runs.c.owner == owner, runs.c.state == "running"
+    ).order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)  # fmt: skip
+    owned: dict[int, Row] = {
+        run.id: run for run in connection.execute(query) if run.attempts == by_id[run.id].attempt
+    }
+    ours: list[tuple[Row | None, Ended]] = [(run, by_id[key]) for key, run in owned.items()]
+    return ours + [(None, one) for key, one in by_id.items() if key not in owned]
+
+
+# Built once: for a run that does nothing, putting statements together would cost most.
+_END_RUN = (
+    sa.update(runs)
+    .where(
+        runs.c.id == sa.bindparam("run_id"),
+        runs.c.attempts == sa.bindparam("attempt"),
+        runs.c.state == sa.literal_column("'running'"),
+    )
+    .values(
+        owner=None,
+        due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
+        **{
+            name: sa.bindparam(name)
+            for name in ("state", "outcome", "reason", "cancelled_by", "error", "result",
+                         "finished_at", "verify_at")
+        },
+    )
+)  # fmt: skip
+_END_ATTEMPT = (
+    sa.update(attempts)
+    .where(attempts.c.run_id == sa.bindparam("of_run"), attempts.c.number == sa.bindparam("made"))
+    .values({name: sa.bindparam(name) for name in ("finished_at", "outcome", "error")})
+)
+
+
+def _end(
+    journal: Journal,
+    connection: Connection,
+    run: Row,
+    one: Ended,
+    rules: Rules,
+    now: datetime,
+    jitter: Callable[[], float],
+) -> Next | None:
+    policy = rules.policy(run.action)
+    made = one.attempt - run.attempts_before
+    step = after_attempt(one.end, made, policy, now, jitter())
+    if step.outcome is None and run.cancel_requested is not None:
+        step = Next("cancelled", run.cancel_requested)
+    resolved_after = rules.resolved_after(run.action)
+    cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
+    row = None
+    if step.outcome != "succeeded" or cares:
+        row = latest_episode(journal, connection, run)
+    by_person = step.outcome == "cancelled"
+    if step.outcome is None and row is not None and not row.is_open and run.kind != "resolved":
+        step = Next("cancelled", "the alert resolved while the run waited for a retry")
+    finished = step.outcome is not None
+    verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat") and not run.dry_run
+    cancelled_by = "person" if by_person else "resolved"
+    written = connection.execute(
+        _END_RUN,
+        {
+            "run_id": run.id,
+            "attempt": one.attempt,
+            "state": "finished" if finished else "queued",
+            "outcome": step.outcome,
+            "reason": step.reason,
+            "cancelled_by": cancelled_by if step.outcome == "cancelled" else None,
+            "error": one.end.error,
+            "result": one.end.result,
+            "finished_at": now if finished else None,
+            "due": step.due_at,
+            "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
+        },
+    )
+    if written.rowcount != 1:
+        return None
+    connection.execute(
+        _END_ATTEMPT,
+        {
+            "of_run": run.id,
+            "made": one.attempt,
+            "finished_at": now,
+            "outcome": one.end.outcome,
+            "error": one.end.error,
+        },
+    )
+    if finished and not run.dry_run and (cares or step.outcome != "succeeded"):
+        this = EpisodeRun(
+            run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None
+        )
+        of_episode = changes.runs_of(connection, row) if row is not None else [this]
+        follow = episodes.when_finished(this, of_episode, row, policy, resolved_after, now)
+        changes.apply(journal, connection, rules, follow, now)
+    return step
+
+
+def latest_episode(journal: Journal, connection: Connection, run: Row) -> Episode | None:
+    """Return the row of a run's episode, locked; None when a newer episode has its place."""
+    row = episode_rows
+    query = sa.select(
+        row.c.source, row.c.fingerprint, row.c.action, row.c.starts_at, row.c.mark_at,
+        row.c.seen_at, row.c.receiver, row.c.closed_at, row.c.ends_at, row.c.round,
+    ).where(
+        row.c.source == run.source,
+        row.c.fingerprint == run.fingerprint,
+        row.c.action == run.episode_action,
+        row.c.starts_at == run.starts_at,
+    )  # fmt: skip
+    found = connection.execute(journal.dialect.for_update(query)).first()
+    return None if found is None else Episode(*found)
+
+
+def recover_from(
+    journal: Journal, dead: str, rules: Rules, jitter: Callable[[], float]
+) -> list[Recorded]:
+    """End the attempts of a process that is proven dead, as `on_interrupt` says."""
+    with journal.reading() as connection:
+        query = sa.select(runs.c.id, runs.c.attempts).where(
+            runs.c.state == sa.literal_column("'running'"), runs.c.owner == dead
+        )
+        end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
+        ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]
+    return record_ends(journal, dead, ended, rules, jitter) if ended else []
+
+
+def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[int, str]]:
+    """Look what runs did to their alerts, where that is due; return (run id, effect) pairs."""
+    seen: list[tuple[int, str]] = []
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        query = (
+            sa.select(runs)
+            .where(runs.c.verify_at <= now)
+            .order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)
+            .limit(limit)
+        )
+        for run in connection.execute(query).all():
+            row = latest_episode(journal, connection, run)
+            route = sa.select(route_rows.c.source).where(
+                route_rows.c.source == run.source,
+                route_rows.c.receiver == (row.receiver if row else ""),
+            )
+            resolves = connection.execute(route).first() is not None
+            effect, took = episodes.effect_of(row, run.finished_at, resolves)
+            seconds = None if took is None else round(took.total_seconds())
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.id == run.id)
+                .values(verify_at=None, effect=effect, effect_seconds=seconds)
+            )
+            this = EpisodeRun(
+                run.id, run.kind, run.ordinal, run.state, run.outcome, run.attempts, None
+            )
+            follow = episodes.escalation(this, effect, rules.policy(run.action))
+            changes.apply(journal, connection, rules, follow, now)
+            seen.append((run.id, effect))
+    return seen
+
+
+def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
+    """Skip the runs that nobody approved in time; return their numbers."""
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        query = sa.select(runs).where(
+            runs.c.state == sa.literal_column("'awaiting_approval'"), runs.c.expires_at <= now
+        )
+        expired = connection.execute(query).all()
+        for run in expired:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.id == run.id)
+                .values(
+                    state="finished",
+                    outcome="skipped",
+                    held_by="approval",
+                    reason="skipped: nobody approved it in time",
+                    finished_at=now,
+                )
+            )
+            this = EpisodeRun(run.id, run.kind, run.ordinal, "finished", "skipped", 0, None)
+            follow = episodes.escalation(this, "skipped", rules.policy(run.action))
+            changes.apply(journal, connection, rules, follow, now)
+    return [run.id for run in expired]

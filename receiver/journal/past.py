@@ -1,0 +1,115 @@
+"""What happened before, as the guardrails ask for it: read under the claim lock, once per claim."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver.declarations import Window
+from receiver.guardrails import History
+from receiver.journal.tables import attempts, holds, runs
+from receiver.policies import Rules
+
+ALL_ACTIONS = "*"
+_FAILED = ("failed", "interrupted")
+
+
+class Past:
+    """The history of one claim; the starts that it makes itself are counted at once."""
+
+    def __init__(self, connection: Connection, rules: Rules, now: datetime) -> None:
+        self._connection = connection
+        self._rules = rules
+        self._now = now
+        self._targets: dict[tuple[str, str], list[datetime]] = {}
+        self._actions: dict[str, list[datetime]] = {}
+        self._all: list[datetime] | None = None
+        self._ends: dict[str, list[tuple[datetime, bool]]] = {}
+        self._busy: set[tuple[str, str]] = set()
+        self._running: dict[str, int] = defaultdict(int)
+        self._holds: dict[tuple[str, str], Any] = {}
+        self._read_running()
+
+    def history(self, action: str, target: str) -> History:
+        """Return what a verdict on a run of this action and target needs."""
+        policy = self._rules.policy(action)
+        limits = self._rules.limits
+        windows = (*policy.rate_limit, *_cooldown(policy.cooldown))
+        if windows and (action, target) not in self._targets:
+            of_target = (runs.c.action == action) & (runs.c.target == target)
+            self._targets[action, target] = self._starts(of_target, windows)
+        if policy.overall_rate_limit and action not in self._actions:
+            self._actions[action] = self._starts(runs.c.action == action, policy.overall_rate_limit)
+        if limits.rate_limit and self._all is None:
+            self._all = self._starts(sa.true(), limits.rate_limit)
+        if policy.breaker is not None and action not in self._ends:
+            self._ends[action] = self._latest_ends(action, policy.breaker.failures)
+        paused = self._holds.get((action, "pause")) or self._holds.get((ALL_ACTIONS, "pause"))
+        tripped = self._holds.get((action, "breaker"))
+        return History(
+            paused=paused.reason if paused else None,
+            target_busy=(action, target) in self._busy,
+            running=self._running[action],
+            running_all=sum(self._running.values()),
+            target_starts=self._targets.get((action, target), ()),
+            action_starts=self._actions.get(action, ()),
+            all_starts=self._all or (),
+            ends=self._ends.get(action, ()),
+            tripped_until=tripped.until if tripped else None,
+        )
+
+    def note_start(self, action: str, target: str, is_dry_run: bool, was_started: bool) -> None:
+        """Count a run that is being claimed; a dry run or another attempt is no start."""
+        self._busy.add((action, target))
+        self._running[action] += 1
+        if is_dry_run or was_started:
+            return
+        for starts in (self._targets.get((action, target)), self._actions.get(action), self._all):
+            if starts is not None:
+                starts.insert(0, self._now)
+
+    def _read_running(self) -> None:
+        """A timed-out attempt has given its slot up, but keeps its target."""
+        latest = (attempts.c.run_id == runs.c.id) & (attempts.c.number == runs.c.attempts)
+        query = (
+            sa.select(runs.c.action, runs.c.target, attempts.c.timed_out_at)
+            .select_from(runs.join(attempts, latest))
+            .where(runs.c.state == sa.literal_column("'running'"))
+        )
+        for action, target, timed_out_at in self._connection.execute(query):
+            self._busy.add((action, target))
+            self._running[action] += timed_out_at is None
+        held = sa.select(holds).where(holds.c.until.is_(None) | (holds.c.until > self._now))
+        for found in self._connection.execute(held):
+            self._holds[found.action, found.kind] = found
+
+    def _starts(self, whose: sa.ColumnElement[bool], windows: Sequence[Window]) -> list[datetime]:
+        """Return the starts that can count for these windows, the newest first."""
+        since = self._now - max(window.period for window in windows)
+        query = (
+            sa.select(runs.c.started_at)
+            .where(whose, runs.c.started_at > since, runs.c.dry_run.is_(sa.false()))
+            .order_by(runs.c.started_at.desc())
+            .limit(max(window.number for window in windows))
+        )
+        return list(self._connection.execute(query).scalars())
+
+    def _latest_ends(self, action: str, number: int) -> list[tuple[datetime, bool]]:
+        query = (
+            sa.select(attempts.c.finished_at, attempts.c.outcome)
+            .where(
+                attempts.c.action == action,
+                attempts.c.finished_at.is_not(None),
+                attempts.c.outcome != "cancelled",
+            )
+            .order_by(attempts.c.finished_at.desc())
+            .limit(number)
+        )
+        return [(ended, outcome in _FAILED) for ended, outcome in self._connection.execute(query)]
+
+
+def _cooldown(cooldown: timedelta | None) -> tuple[Window, ...]:
+    return (Window(1, cooldown),) if cooldown is not None else ()

@@ -1,0 +1,211 @@
+"""What people ask of the journal: each request is carried out and audited in one transaction."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver import episodes
+from receiver.errors import OperationError
+from receiver.journal import changes
+from receiver.journal.journal import Journal
+from receiver.journal.past import ALL_ACTIONS
+from receiver.journal.tables import AT_ONCE, audit, holds, runs
+
+_RETRIED = ("failed", "unknown", "cancelled", "skipped")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who asks, and from where: what the audit keeps."""
+
+    who: str
+    origin: str
+
+
+def cancel(journal: Journal, person: Person, run_id: int, reason: str = "") -> str:
+    """Cancel a run: at once while it waits, else by asking its attempt to stop.
+
+    What a person cancelled is never put back. Returns what was done, in words; raises
+    OperationError for a run that has finished.
+    """
+    why = f"cancelled by {person.who}" + (f": {reason}" if reason else "")
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        run = _run(journal, connection, run_id)
+        if run.state in episodes.WAITING:
+            changes.cancel(connection, [episodes.Cancel(run_id, "person", why)], now)
+            done = f"run {run_id} is cancelled"
+        elif run.state == "running":
+            _update(connection, run_id, cancel_requested=why)
+            done = f"run {run_id} is running; its attempt was asked to stop"
+        else:
+            raise OperationError(f"run {run_id} has finished: {run.outcome}, {run.reason}")
+        _audit(connection, person, now, "cancel", run.action, run_id, reason)
+    return done
+
+
+def retry(journal: Journal, person: Person, run_id: int) -> str:
+    """Let a finished run that did not succeed run again, with all its attempts.
+
+    Raises OperationError for any other run, and for one whose episode runs it already.
+    """
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        run = _run(journal, connection, run_id)
+        if run.state != "finished" or run.outcome not in _RETRIED:
+            state = run.outcome or run.state
+            raise OperationError(
+                f"run {run_id} is {state}; only one that ended {', '.join(_RETRIED)} can be retried"
+            )
+        _update(
+            connection,
+            run_id,
+            state="queued",
+            outcome=None,
+            cancelled_by=None,
+            cancel_requested=None,
+            reason=f"retried by {person.who}",
+            due_at=AT_ONCE,
+            held_since=None,
+            held_by=None,
+            finished_at=None,
+            attempts_before=run.attempts,
+            approval="approved" if run.approval else None,
+        )
+        _audit(connection, person, now, "retry", run.action, run_id, "")
+    return f"run {run_id} is queued again"
+
+
+def approve(journal: Journal, person: Person, run_id: int) -> str:
+    """Let a run that waits for approval run; raises OperationError for any other."""
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        run = _awaiting(journal, connection, run_id)
+        _update(
+            connection, run_id, state="queued", approval="approved",
+            reason=f"approved by {person.who}",
+        )  # fmt: skip
+        _audit(connection, person, now, "approve", run.action, run_id, "")
+    return f"run {run_id} is approved"
+
+
+def reject(journal: Journal, person: Person, run_id: int, reason: str = "") -> str:
+    """Cancel a run that waits for approval; raises OperationError for any other."""
+    why = f"rejected by {person.who}" + (f": {reason}" if reason else "")
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        run = _awaiting(journal, connection, run_id)
+        changes.cancel(connection, [episodes.Cancel(run_id, "person", why)], now)
+        _audit(connection, person, now, "reject", run.action, run_id, reason)
+    return f"run {run_id} is rejected"
+
+
+def pause(
+    journal: Journal,
+    person: Person,
+    action: str | None,
+    reason: str = "",
+    lasting: timedelta | None = None,
+) -> str:
+    """Start no run of an action, or of any (`action` None), until resumed or for a while.
+
+    Every worker obeys at its next claim; what runs goes on, and acceptance too.
+    """
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        why = f"by {person.who}" + (f": {reason}" if reason else "")
+        hold(journal, connection, action or ALL_ACTIONS, "pause", why, now, lasting)
+        _audit(connection, person, now, "pause", action, None, reason)
+    return f"{action or 'all actions'} paused" + ("" if lasting is None else f" for {lasting}")
+
+
+def resume(journal: Journal, person: Person, action: str | None) -> str:
+    """Take a pause away, and close an action's breaker that abandoned attempts opened.
+
+    Raises OperationError when there is nothing to take away.
+    """
+    name = action or ALL_ACTIONS
+    with journal.writing() as connection:
+        now = journal.now(connection)
+        gone = connection.execute(sa.delete(holds).where(holds.c.action == name))
+        if not gone.rowcount:
+            raise OperationError(f"{action or 'no action'} is not paused")
+        _audit(connection, person, now, "resume", action, None, "")
+    return f"{action or 'all actions'} resumed"
+
+
+def hold(
+    journal: Journal,
+    connection: Connection,
+    action: str,
+    kind: str,
+    reason: str,
+    now: datetime,
+    lasting: timedelta | None,
+) -> None:
+    """Hold an action back (`kind` pause or breaker), in place of an earlier hold of the kind."""
+    insert = journal.dialect.insert(holds).values(
+        action=action,
+        kind=kind,
+        since=now,
+        until=None if lasting is None else now + lasting,
+        reason=reason,
+    )
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["action", "kind"],
+            set_={name: insert.excluded[name] for name in ("since", "until", "reason")},
+        )
+    )
+
+
+def note(journal: Journal, person: Person, operation: str, detail: str) -> None:
+    """Audit a request that was carried out elsewhere."""
+    with journal.writing() as connection:
+        _audit(connection, person, journal.now(connection), operation, None, None, detail)
+
+
+def _run(journal: Journal, connection: Connection, run_id: int) -> Any:
+    query = sa.select(runs).where(runs.c.id == run_id)
+    found = connection.execute(journal.dialect.for_update(query)).first()
+    if found is None:
+        raise OperationError(f"there is no run {run_id}; see `receiver runs`")
+    return found
+
+
+def _awaiting(journal: Journal, connection: Connection, run_id: int) -> Any:
+    run = _run(journal, connection, run_id)
+    if run.state != "awaiting_approval":
+        raise OperationError(
+            f"run {run_id} waits for no approval: it is {run.outcome or run.state}"
+        )
+    return run
+
+
+def _update(connection: Connection, run_id: int, **values: object) -> None:
+    connection.execute(sa.update(runs).where(runs.c.id == run_id).values(values))
+
+
+def _audit(
+    connection: Connection,
+    person: Person,
+    now: datetime,
+    operation: str,
+    action: str | None,
+    run_id: int | None,
+    detail: str,
+) -> None:
+    connection.execute(
+        sa.insert(audit).values(
+            at=now,
+            who=person.who,
+            origin=person.origin,
+            operation=operation,
+            action=action,
+            run_id=run_id,
+            detail=detail,
+        )
+    )

@@ -34,6 +34,13 @@ def validate_config(settings: Mapping[str, Any]) -> None:
 
 
 @hookimpl
+def default_policy(settings: Mapping[str, Any]) -> Mapping[str, str]:
+    """Last out AWS' throttling, and let limits count by file system where a label names it."""
+    labels = ",".join(read_options(settings).labels)
+    return {"max_attempts": "20", "backoff": "5s..5m", "target_labels": labels}
+
+
+@hookimpl
 def execute(context: ActionContext) -> dict[str, Any]:
     """Switch the file system to elastic throughput, confirm it, return what was before and after.
 

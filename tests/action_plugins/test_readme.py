@@ -34,7 +34,7 @@ from receiver import settings as receiver_settings
 from receiver.calls import Call, call_of
 from receiver.cli import cli
 from receiver.declarations import TYPES
-from receiver.plugins import HOOKS, Actions, load_actions
+from receiver.plugins import HOOKS, Actions, load_actions, rules_of
 from receiver.routing import Catalog, route
 from receiver.testing import make_alert, make_context, run_action
 
@@ -225,7 +225,7 @@ def test_the_settings_file_configures_the_example(tmp_path: Path) -> None:
     values = load_actions(settings).plugins["open_ticket"].values
     assert values["TICKET_URL"] == "https://tickets.example.org/api"
     assert values["TICKET_TOKEN"] == "t0ken"
-    assert settings.policy("open_ticket").max_attempts == 5
+    assert rules_of(settings, load_actions(settings)).policy("open_ticket").max_attempts == 5
 
 
 def test_the_rule_names_an_action_and_gives_every_argument() -> None:

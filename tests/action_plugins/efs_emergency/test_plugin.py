@@ -31,7 +31,9 @@ def load(**environment):
 def test_one_of_the_two_settings_is_enough(environment):
     plugin = load(RECEIVER_ACTIONS="efs_emergency", **environment)
     assert (plugin.state, plugin.reason) == ("loaded", "")
-    assert plugin.hooks == ("settings", "validate_config", "execute", "describe")
+    assert plugin.hooks == (
+        "settings", "validate_config", "default_policy", "execute", "describe",
+    )  # fmt: skip
 
 
 def test_without_both_it_stops_the_start_when_it_is_named():
@@ -73,3 +75,9 @@ def test_boto3_is_not_imported_before_the_first_run():
         "sys.exit(bool({'boto3', 'botocore'} & set(sys.modules)))\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_limits_count_by_the_label_that_names_the_file_system():
+    plugin = load(EFS_FILE_SYSTEM_PROMETHEUS_LABEL="one, other")
+    assert plugin.default_policy["target_labels"] == "one,other"
+    assert load(EFS_FILE_SYSTEM_ID=FILE_SYSTEM).default_policy["target_labels"] == ""

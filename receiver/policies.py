@@ -137,8 +137,8 @@ def next_attempt_at(
 class AttemptEnd:
     """How one attempt ended.
 
-    `outcome` is `succeeded`, `failed`, `cancelled` (it was asked to stop, and did) or
-    `interrupted` (its process died or is about to). `result` is JSON. `permanent`: trying again
+    `outcome` is `succeeded`, `failed`, `cancelled` (it was asked to stop, and did), `interrupted`
+    (its worker died) or `killed` (its own process died, or was killed at the deadline). `result` is JSON. `permanent`: trying again
     cannot help; `retry_at` and `retry_after` are the plugin's word on when it may.
     """
 
@@ -167,7 +167,8 @@ def after_attempt(
         return Next("succeeded", "the action succeeded")
     if end.outcome == "cancelled":
         return Next("cancelled", end.error or "cancelled")
-    if end.outcome == "interrupted" and policy.on_interrupt == "hold":
+    interrupted = end.outcome in ("interrupted", "killed")
+    if interrupted and policy.on_interrupt == "hold":
         return Next("unknown", f"{end.error}; it may have acted: on_interrupt is hold")
     if end.permanent:
         return Next("failed", "the action said that trying again cannot help")
@@ -175,7 +176,7 @@ def after_attempt(
     if due_at is None:
         return Next("failed", f"attempt {attempt} of {policy.max_attempts} was the last")
     named = end.retry_at or (now + end.retry_after if end.retry_after is not None else None)
-    why = "was interrupted" if end.outcome == "interrupted" else "failed"
+    why = "was interrupted" if interrupted else "failed"
     if named is not None:
         due_at = min(max(named, now), now + _LONGEST_NAMED)
         return Next(None, f"attempt {attempt} {why}; the action named the time", due_at)

@@ -14,7 +14,8 @@ from receiver.journal.tables import attempts, holds, runs
 from receiver.policies import Rules
 
 ALL_ACTIONS = "*"
-_FAILED = ("failed", "interrupted")
+# An attempt whose whole worker died or was stopped says nothing about the action.
+_COUNTED = ("succeeded", "failed", "killed")
 
 
 class Past:
@@ -103,12 +104,13 @@ class Past:
             .where(
                 attempts.c.action == action,
                 attempts.c.finished_at.is_not(None),
-                attempts.c.outcome != "cancelled",
+                attempts.c.outcome.in_(_COUNTED),
             )
             .order_by(attempts.c.finished_at.desc())
             .limit(number)
         )
-        return [(ended, outcome in _FAILED) for ended, outcome in self._connection.execute(query)]
+        found = self._connection.execute(query)
+        return [(ended, outcome != "succeeded") for ended, outcome in found]
 
 
 def _cooldown(cooldown: timedelta | None) -> tuple[Window, ...]:

@@ -58,7 +58,7 @@ def perform_in_process(attempt: Attempt, settings: Settings) -> AttemptEnd:
         return _await_end(attempt, ours)
     except (EOFError, OSError):
         process.join(1.0)
-        return AttemptEnd("interrupted", error=f"its process {_ending(process.exitcode)}")
+        return AttemptEnd("killed", error=f"its process {_ending(process.exitcode)}")
     finally:
         # A child that was told nothing else waits to be killed, so the number is still its own.
         if process.pid is not None and process.exitcode is None:
@@ -77,7 +77,7 @@ def _await_end(attempt: Attempt, ours: "Connection[object, object]") -> AttemptE
         if attempt.seconds_left() <= -_LATE_SECONDS:
             seconds = attempt.policy.timeout.total_seconds()
             text = f"killed at its deadline, after {seconds:g} s, with all it had started"
-            return AttemptEnd("interrupted", error=text)
+            return AttemptEnd("killed", error=text)
     end = ours.recv()
     assert isinstance(end, AttemptEnd)
     return end

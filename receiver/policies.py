@@ -138,8 +138,9 @@ class AttemptEnd:
     """How one attempt ended.
 
     `outcome` is `succeeded`, `failed`, `cancelled` (it was asked to stop, and did), `interrupted`
-    (its worker died) or `killed` (its own process died, or was killed at the deadline). `result` is JSON. `permanent`: trying again
-    cannot help; `retry_at` and `retry_after` are the plugin's word on when it may.
+    (its worker died) or `killed` (its own process died, or was killed at the deadline). `result`
+    is JSON. `permanent`: trying again cannot help; `retry_at` and `retry_after` are the plugin's
+    word on when it may.
     """
 
     outcome: str

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 BIND ?= 127.0.0.1:8080
 PYTEST_FLAGS ?=
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench soak lock clean
 
 run: $(VENV)/run.done
-	RECEIVER_DATA_DIR=$${RECEIVER_DATA_DIR:-receiver-data} $(BIN)/receiver serve --bind $(BIND)
+	RECEIVER_DATA_DIR=$${RECEIVER_DATA_DIR:-receiver-data} exec $(BIN)/receiver serve --bind $(BIND)
 
 test: $(VENV)/test.done check
 	tests/install-tools
@@ -22,6 +22,9 @@ check: $(VENV)/test.done
 bench: $(VENV)/test.done
 	tests/install-tools
 	$(BIN)/python tests/benchmarks/bench.py
+
+soak: $(VENV)/test.done
+	$(BIN)/python tests/chaos/kills.py --kills 2000
 
 # New locked versions of everything, from the ranges in setup.cfg.
 lock:

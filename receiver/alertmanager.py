@@ -17,9 +17,12 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from receiver.errors import NotificationError
 
 _SHOWN_ERRORS = 20
+# It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
+_LONGEST_FINGERPRINT = 128
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # A body in which this finds nothing holds no such character: as an escape, or as raw bytes.
 _UNSTORABLE_RAW = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
+_ZERO_TIME = re.compile(r"0001-01-01[Tt]00:00:00(?:\.0{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
@@ -100,6 +103,13 @@ def _parse_time(text: Any) -> datetime:
         raise ValueError("is not a time that exists") from None
 
 
+def _parse_end(text: Any) -> datetime | None:
+    """Return an endsAt; the year 1, Go's zero time, means that there is none yet."""
+    if text is None or text == "" or (isinstance(text, str) and _ZERO_TIME.fullmatch(text)):
+        return None
+    return _parse_time(text)
+
+
 class AlertList(fields.Field[tuple[Alert, ...]]):
     """The field `alerts`.
 
@@ -120,9 +130,11 @@ class AlertList(fields.Field[tuple[Alert, ...]]):
 
 
 def _alert(raw: dict[str, Any]) -> Alert:
-    labels, annotations = raw["labels"], raw.get("annotations") or {}
-    fingerprint, generator_url = raw["fingerprint"], raw.get("generatorURL") or ""
-    status, ends = raw["status"], raw.get("endsAt")
+    labels, annotations = raw["labels"], raw.get("annotations")
+    fingerprint, generator_url = raw["fingerprint"], raw.get("generatorURL")
+    annotations = {} if annotations is None else annotations
+    generator_url = "" if generator_url is None else generator_url
+    status = raw["status"]
     for texts in (labels, annotations):
         for text in texts.values():
             if text.__class__ is not str:
@@ -130,17 +142,16 @@ def _alert(raw: dict[str, Any]) -> Alert:
     if (
         (status != "firing" and status != "resolved")
         or fingerprint.__class__ is not str
-        or not fingerprint
+        or not 0 < len(fingerprint) <= _LONGEST_FINGERPRINT
         or generator_url.__class__ is not str
     ):
         raise ValueError
-    ends_at = _parse_time(ends) if ends and not ends.startswith("0001-01-01T") else None
     return Alert(
         status,
         labels,
         annotations,
         _parse_time(raw["startsAt"]),
-        ends_at,
+        _parse_end(raw.get("endsAt")),
         generator_url,
         fingerprint,
     )
@@ -172,19 +183,17 @@ def _wrong_fields(raw: Any) -> dict[str, list[str]]:
             wrong[key] = ["Not an object of texts."]
         elif not all(isinstance(text, str) for text in texts.values()):
             wrong[key] = ["Not all values are texts."]
-    for key in ("startsAt", "endsAt"):
-        text = raw.get(key)
-        if key == "endsAt" and (not text or str(text).startswith("0001-01-01T")):
-            if text and not isinstance(text, str):
-                wrong[key] = ["Not a text."]
-            continue
+    for key, parse in (("startsAt", _parse_time), ("endsAt", _parse_end)):
         try:
-            _parse_time(text)
+            parse(raw.get(key))
         except ValueError as error:
             wrong[key] = [str(error)]
-    if not isinstance(raw.get("fingerprint"), str) or not raw["fingerprint"]:
+    fingerprint = raw.get("fingerprint")
+    if not isinstance(fingerprint, str) or not fingerprint:
         wrong["fingerprint"] = ["Missing or not a text."]
-    if not isinstance(raw.get("generatorURL") or "", str):
+    elif len(fingerprint) > _LONGEST_FINGERPRINT:
+        wrong["fingerprint"] = [f"Longer than {_LONGEST_FINGERPRINT} characters."]
+    if not isinstance(raw.get("generatorURL"), str | None):
         wrong["generatorURL"] = ["Not a text."]
     return wrong
 
@@ -216,6 +225,8 @@ def parse_notification(body: bytes) -> Notification:
     version-4 notification.
     """
     try:
+        if json.detect_encoding(body) not in ("utf-8", "utf-8-sig"):
+            raise NotificationError("the body is not JSON: it is not in UTF-8")
         raw = json.loads(body)
         if _UNSTORABLE_RAW.search(body):
             raw = _storable(raw)

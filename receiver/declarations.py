@@ -5,10 +5,13 @@ reports every problem at once, each with its cure. Nothing here reads the enviro
 """
 
 import difflib
+import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,7 +30,10 @@ class Address(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 class Backoff(NamedTuple):
@@ -88,7 +94,7 @@ class Setting:
         return None if self.default is None else self.parse(self.default)
 
 
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
 _SIZE_UNITS = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -106,7 +112,7 @@ def _size(text: str) -> int:
     unit = _SIZE_UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError("is not a size; write bytes or 10MiB")
-    size = float(match[1]) * unit
+    size = Decimal(match[1]) * unit
     if size != int(size):
         raise ValueError("is not a whole number of bytes; write bytes or 10MiB")
     return int(size)
@@ -214,10 +220,20 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in re.split(r"[,\n]", text) if word.strip())
 
 
+def _token(text: str) -> str:
+    token = text.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("is not a token; use printable ASCII without spaces")
+    return token
+
+
 def _path(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise ValueError("is not a path")
-    return Path(text).expanduser()
+    path = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises RuntimeError
+    if path.startswith("~"):
+        raise ValueError("begins with a home directory that is not known; write a full path")
+    return Path(path)
 
 
 TYPES: Mapping[str, Callable[[str], Any]] = {
@@ -233,6 +249,7 @@ TYPES: Mapping[str, Callable[[str], Any]] = {
     "rates": _rates,
     "size": _size,
     "text": str,
+    "token": _token,
     "url": _url,
 }
 
@@ -243,7 +260,11 @@ MISSING = "{}: is not set; {}"
 def setting(name: str, type: str, default: str | None = None, help: str = "", **more: Any) -> Any:  # noqa: A002
     """Declare a dataclass field as a setting; the field holds the parsed value."""
     declared = Setting(name, type, default, help, **more)
-    return field(default=declared.default_value(), metadata={"setting": declared})
+    return field(
+        default_factory=declared.default_value,
+        repr=not declared.secret,
+        metadata={"setting": declared},
+    )
 
 
 def declared(table: type) -> dict[str, Setting]:
@@ -253,8 +274,9 @@ def declared(table: type) -> dict[str, Setting]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` when a known name is close, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    bare = {one.removeprefix("RECEIVER_"): one for one in known}
+    close = difflib.get_close_matches(name[:64].removeprefix("RECEIVER_"), list(bare), n=1)
+    return f" (did you mean {bare[close[0]]}?)" if close else ""
 
 
 def as_text(raw: object) -> str:
@@ -292,8 +314,8 @@ def resolve(
             else:
                 values[one.name] = one.parse(text)
         except ValueError as error:
-            raw = "" if one.secret else f' "{_raw(one, ordered)}"'
-            problems.append(f"{shown}:{raw} {error}")
+            said = None if one.secret else _raw(one, ordered) or one.default
+            problems.append(f"{shown}:" + (f' "{said}"' if said else "") + f" {error}")
         except OSError as error:
             problems.append(f"{shown}_FILE: cannot be read: {error.strerror}: {error.filename}")
     return values, problems

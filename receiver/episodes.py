@@ -67,11 +67,9 @@ def is_ahead(starts_at: datetime, now: datetime) -> bool:
 def needs_identity(row: Episode | None, starts_at: datetime, now: datetime) -> bool:
     """Whether `decide_firing` must be told if a run with this very startsAt exists.
 
-    Only where the mark could not follow a startsAt from the future, now or earlier.
+    Only where the mark may not have followed a startsAt from the future, now or earlier.
     """
-    if is_ahead(starts_at, now):
-        return True
-    return row is not None and row.mark_at < starts_at <= row.starts_at
+    return is_ahead(starts_at, now) or (row is not None and starts_at > row.mark_at)
 
 
 def decide_firing(
@@ -107,7 +105,8 @@ def decide_firing(
             ends_at=None,
             receiver=receiver,
         )
-        return Decision("put back", "the same episode fires again: the resolved was false", again)
+        reason = "the same episode fires again: the resolved was false"
+        return Decision("put back", reason, again, ahead)
     # A tolerated startsAt moves the mark on, so that it stays the same episode once closed.
     raised = max(row.mark_at, mark_at) if tolerated else row.mark_at
     if raised == row.mark_at and timedelta(0) <= now - row.seen_at < SEEN_RESOLUTION:

@@ -6,10 +6,6 @@ itself. Each message says which, why, and what to do.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from receiver.plugins import Actions
 
 
 class ReceiverError(Exception):
@@ -25,14 +21,10 @@ class SettingsError(ReceiverError):
 
 
 class PluginError(ReceiverError):
-    """One or more plugins that are named or enabled cannot be used; `problems` holds them all.
+    """One or more plugins that are named or enabled cannot be used; `problems` holds them all."""
 
-    `actions` holds what was found all the same, for listing.
-    """
-
-    def __init__(self, problems: Sequence[str], actions: "Actions | None" = None) -> None:
+    def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        self.actions = actions
         super().__init__("; ".join(self.problems))
 
 

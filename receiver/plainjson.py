@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
 _DEEPEST = 20
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def dumps(value: Any) -> str:
@@ -29,10 +31,19 @@ def _plain(value: Any, levels: int) -> Any:
     if levels == 0:
         return "…"
     if isinstance(value, Mapping):
-        return {str(key): _plain(one, levels - 1) for key, one in value.items()}
+        return {text_of(key): _plain(one, levels - 1) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(one, levels - 1) for one in value]
-    return str(value)
+    return text_of(value)
+
+
+def text_of(value: object) -> str:
+    """Return the text of any object: never raises, and holds nothing that a database refuses."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - a plugin's object
+        return f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def _number(value: float) -> str:

@@ -5,32 +5,23 @@ Three sources: the built-ins (`action_plugins`), the entry-point group `receiver
 with only wrappers surrounds the actions of all others.
 """
 
-import importlib
-import importlib.metadata
-import importlib.util
 import inspect
-import pkgutil
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pluggy
 
-import action_plugins
 from receiver import hookspecs
 from receiver.declarations import Setting, declared, is_missing, nearest, resolve
+from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
 from receiver.policies import Policy, Rules
 from receiver.routing import Catalog
 from receiver.settings import Settings, policy_of
 
-ENTRY_POINT_GROUP = "receiver.actions"
-NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 KEYS = frozenset(one.name for one in declared(Policy).values())
+_CALLED = ("resolved", "describe", "default_policy")
 HOOKS = tuple(
     name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec")
 )
@@ -55,17 +46,6 @@ class Plugin:
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
     default_policy: Mapping[str, str] = field(default_factory=dict)
     implementation: object = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A plugin that was found but not imported."""
-
-    name: str
-    origin: str
-    source: str
-    import_it: Callable[[], object]
-    version: str = ""
 
 
 class Actions:
@@ -113,10 +93,10 @@ class Actions:
 
     def register(self, plugin: Plugin) -> None:
         """Add a plugin; one with an implementation takes part in calls from now on."""
-        self.plugins[plugin.name] = plugin
-        self._callers.clear()
         if plugin.implementation is not None:
             self._manager.register(plugin.implementation, plugin.name)
+        self.plugins[plugin.name] = plugin
+        self._callers.clear()
 
 
 def load_actions(settings: Settings) -> Actions:
@@ -125,120 +105,62 @@ def load_actions(settings: Settings) -> Actions:
     Raises PluginError, with every problem found, when a plugin that is named or enabled cannot be
     used, or a name stands for nothing.
     """
-    candidates, problems = _find(settings)
+    actions, problems = try_to_load(settings)
+    if problems:
+        raise PluginError(problems)
+    return actions
+
+
+def try_to_load(settings: Settings) -> tuple[Actions, list[str]]:
+    """Return what `load_actions` finds, and the problems for which it would raise."""
     named = _named(settings)
+    candidates, problems = find_candidates(settings.plugin_dir, lambda name: name in named)
     for name, where in named.items():
         if name not in candidates:
             problems.append(f"{where}: there is no plugin {name}{nearest(name, candidates)}")
     actions = Actions()
     for candidate in candidates.values():
-        enabled = _is_enabled(candidate, settings)
-        if enabled:
+        if _is_enabled(candidate, settings):
             plugin = _load(candidate, settings, actions)
         else:
             reason = "it is not among RECEIVER_ACTIONS"
             plugin = Plugin(candidate.name, candidate.origin, "disabled", reason, candidate.version)
         if plugin.state == "not configured" and candidate.name in named:
-            plugin = Plugin(candidate.name, candidate.origin, "broken", plugin.reason)
+            plugin = replace(plugin, state="broken")
         if plugin.state == "broken" or (plugin.state == "disabled" and candidate.name in named):
             problems.append(f"{candidate.name} ({candidate.origin}): {plugin.reason}")
         if plugin.name not in actions.plugins:
             actions.register(plugin)
-    if problems:
-        raise PluginError(problems, actions)
-    return actions
+    problems += [
+        f"ACTION_PLUGIN: {actions.why_not_loaded(name)}"
+        for name in settings.action_plugin
+        if name in actions.plugins and actions.plugins[name].state == "wrapper"
+    ]
+    return actions, problems
 
 
 def _named(settings: Settings) -> dict[str, str]:
     """Return name -> where it is named, for every plugin that the settings name."""
     named = dict.fromkeys(settings.plugin_settings, "[plugins]")
+    named |= {
+        str(source["escalate_to"]): f"[actions.{name}] escalate_to"
+        for name, sources in settings.policies.items()
+        for source in sources
+        if source.get("escalate_to")
+    }
     named |= {name: f"[actions.{name}]" for name in settings.policies}
     named |= dict.fromkeys(settings.actions or (), "RECEIVER_ACTIONS")
     named |= dict.fromkeys(settings.action_plugin, "ACTION_PLUGIN")
     return named
 
 
-def _is_enabled(candidate: _Candidate, settings: Settings) -> bool:
+def _is_enabled(candidate: Candidate, settings: Settings) -> bool:
     if settings.actions is not None:
         return candidate.name in settings.actions
     return candidate.source != "entry point" or candidate.name in _named(settings)
 
 
-def _find(settings: Settings) -> tuple[dict[str, _Candidate], list[str]]:
-    found: dict[str, _Candidate] = {}
-    problems: list[str] = []
-    for candidate in (
-        *_built_ins(),
-        *_entry_points(),
-        *_in_directory(settings.plugin_dir, problems),
-    ):
-        if not NAME.fullmatch(candidate.name):
-            problems.append(
-                f"{candidate.name} ({candidate.origin}): a plugin's name is made of lower-case "
-                "letters, digits and underscores; rename it"
-            )
-        elif candidate.name in found:
-            other = found[candidate.name].origin
-            problems.append(
-                f"{candidate.name}: two plugins have this name: {other} and {candidate.origin}"
-            )
-        else:
-            found[candidate.name] = candidate
-    return found, problems
-
-
-def _built_ins() -> Iterator[_Candidate]:
-    for module in pkgutil.iter_modules(action_plugins.__path__):
-        path = f"action_plugins.{module.name}"
-        yield _Candidate(module.name, path, "built-in", partial(importlib.import_module, path))
-
-
-def _entry_points() -> Iterator[_Candidate]:
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)):
-        package, version = (point.dist.name, point.dist.version) if point.dist else ("?", "")
-        yield _Candidate(
-            point.name.replace("-", "_"), f"{point.value} in {package}", "entry point",
-            point.load, version,
-        )  # fmt: skip
-
-
-def _in_directory(directory: Path | None, problems: list[str]) -> Iterator[_Candidate]:
-    if directory is None:
-        return
-    try:
-        entries = sorted(directory.iterdir())
-    except OSError as error:
-        problems.append(f"PLUGIN_DIR: {directory} cannot be read: {error.strerror}")
-        return
-    for path in entries:
-        if path.name.startswith((".", "_")):
-            continue
-        file = path / "__init__.py" if path.is_dir() else path
-        if file.suffix == ".py" and file.is_file():
-            name = path.stem.replace("-", "_")
-            yield _Candidate(name, str(path), "directory", partial(_import_file, name, file))
-
-
-def _import_file(name: str, file: Path) -> object:
-    sys.dont_write_bytecode = True  # Nothing is written into PLUGIN_DIR, now or later.
-    full_name = f"receiver_plugins.{name}"
-    search = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(
-        full_name, file, submodule_search_locations=search
-    )
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[full_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[full_name]
-        raise
-    return module
-
-
-def _load(candidate: _Candidate, settings: Settings, actions: Actions) -> Plugin:
+def _load(candidate: Candidate, settings: Settings, actions: Actions) -> Plugin:
     """Import, check and configure one plugin, and register it; whatever it raises is its end."""
     name, origin = candidate.name, candidate.origin
 
@@ -320,8 +242,12 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
         ]
         is_wrapper = options.get("wrapper") or options.get("hookwrapper")
         (wrappers if is_wrapper else plain).add(hook)
-    if not problems and "execute" not in plain and not wrappers:
+    if problems or "execute" in plain:
+        return plain, wrappers, problems
+    if not wrappers:
         problems.append("it has no execute(); mark one with @hookimpl")
+    # Without an execute of its own they would answer for the actions of others.
+    problems += [f"it has {hook}() but no execute()" for hook in sorted(plain & set(_CALLED))]
     return plain, wrappers, problems
 
 

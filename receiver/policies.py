@@ -1,14 +1,18 @@
 """Per-action policy: what `[actions.<name>]` and `RECEIVER_ACTION_<NAME>_<KEY>` may say. Pure."""
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from receiver.declarations import Backoff, Breaker, Window, setting
 
 # An action may name the time of its next attempt, but not one that nobody will live to see.
 _LONGEST_NAMED = timedelta(days=7)
+# So that no label's text can pass for another label.
+_ESCAPED = re.compile(r"[\\,=]")
 # Indexed, and an index entry has a limit.
 _LONGEST_TARGET = 250
 
@@ -170,18 +174,22 @@ def after_attempt(
         return Next("cancelled", end.error or "cancelled")
     interrupted = end.outcome in ("interrupted", "killed")
     if interrupted and policy.on_interrupt == "hold":
-        return Next("unknown", f"{end.error}; it may have acted: on_interrupt is hold")
+        return Next(
+            "unknown", f"{end.error or 'it was interrupted'}; it may have acted (on_interrupt)"
+        )
     if end.permanent:
         return Next("failed", "the action said that trying again cannot help")
     due_at = next_attempt_at(now, attempt, policy, jitter)
     if due_at is None:
         return Next("failed", f"attempt {attempt} of {policy.max_attempts} was the last")
-    named = end.retry_at or (now + end.retry_after if end.retry_after is not None else None)
-    why = "was interrupted" if interrupted else "failed"
+    named = end.retry_at
+    if named is None and end.retry_after is not None:
+        named = now + min(end.retry_after, _LONGEST_NAMED) if end.retry_after.days >= 0 else now
+    what = "was interrupted" if interrupted else "failed"
     if named is not None:
         due_at = min(max(named, now), now + _LONGEST_NAMED)
-        return Next(None, f"attempt {attempt} {why}; the action named the time", due_at)
-    return Next(None, f"attempt {attempt} of {policy.max_attempts} {why}", due_at)
+        return Next(None, f"attempt {attempt} {what}; the action named the time", due_at)
+    return Next(None, f"attempt {attempt} of {policy.max_attempts} {what}", due_at)
 
 
 @dataclass(frozen=True)
@@ -219,9 +227,17 @@ class Rules:
 _DEFAULT = Policy()
 
 
+def _escape(match: re.Match[str]) -> str:
+    return f"\\{match[0]}"
+
+
 def target_of(policy: Policy, source: str, fingerprint: str, labels: Mapping[str, str]) -> str:
     """Return what a run acts on, as the limits count it: by default the alert itself."""
-    named = [f"{label}={labels[label]}" for label in policy.target_labels if labels.get(label)]
+    named = [
+        f"{label}={_ESCAPED.sub(_escape, labels[label])}"
+        for label in policy.target_labels
+        if labels.get(label)
+    ]
     target = ",".join(named)[:_LONGEST_TARGET] if named else fingerprint
     return f"{source}/{target}" if source else target
 
@@ -230,5 +246,6 @@ def idempotency_key(
     source: str, fingerprint: str, action: str, starts_at: datetime, kind: str, ordinal: int
 ) -> str:
     """Return the key of a run: the same at every attempt, another for every other identity."""
-    identity = "\x1f".join((source, fingerprint, action, starts_at.isoformat(), kind, str(ordinal)))
+    begun = starts_at.astimezone(UTC).isoformat()
+    identity = json.dumps([source, fingerprint, action, begun, kind, ordinal])
     return hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -9,6 +9,7 @@ from receiver.declarations import nearest
 # What Prometheus leaves where a template failed at run time (template/template.go).
 _TEMPLATE_ERROR = "<error expanding template"
 _LONGEST_NAME = 200
+_MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,13 @@ def route(alert: Alert, path_action: str, default: tuple[str, ...], catalog: Cat
 
     `path_action` is empty for `POST /webhook`. One name that cannot run spoils no other.
     """
-    label = alert.labels.get("action_plugin", "").strip()
-    annotation = alert.annotations.get("action_plugin", "").strip()
     names: tuple[str, ...]
     if path_action:
         names, rule = (path_action,), "path"
-    elif label:
-        names, rule = _names(label), "label action_plugin"
-    elif annotation:
-        names, rule = _names(annotation), "annotation action_plugin"
+    elif names := _names(alert.labels.get("action_plugin", "")):
+        rule = "label action_plugin"
+    elif names := _names(alert.annotations.get("action_plugin", "")):
+        rule = "annotation action_plugin"
     else:
         names, rule = default, "ACTION_PLUGIN"
     if not names:
@@ -73,17 +72,21 @@ def route(alert: Alert, path_action: str, default: tuple[str, ...], catalog: Cat
 
 
 def _names(text: str) -> tuple[str, ...]:
+    text = text.strip()
     if text.startswith(_TEMPLATE_ERROR):
         return (text,)
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    # One alert is not a way to fill the journal: what comes after the most is one wrong name.
+    names = [name.strip() for name in text.split(",", _MOST_NAMES) if name.strip()]
+    return tuple(names)
 
 
 def _rejection(name: str, rule: str, catalog: Catalog) -> Rejection:
     shown = name[:_LONGEST_NAME]
+    close = nearest(shown, catalog.loaded)
     if name.startswith(_TEMPLATE_ERROR):
         reason = f"{rule}: a template failed where the action's name should be; mend the rule"
     elif name in catalog.not_loaded:
         reason = catalog.not_loaded[name]
     else:
-        reason = f"{rule}: there is no action {shown!r}{nearest(name, catalog.loaded)}"
+        reason = f"{rule}: there is no action {shown!r}{close}"
     return Rejection(shown, reason)

@@ -24,9 +24,10 @@ from receiver.declarations import (
 from receiver.errors import SettingsError
 from receiver.policies import Limits, Policy
 
-# Kubernetes adds such variables to every pod for a Service that is called `receiver`.
-_INJECTED = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+# Kubernetes adds such variables to every pod for a Service called `receiver` or `receiver-…`.
+_INJECTED = re.compile(r"RECEIVER_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 _POLICY_PREFIX = "RECEIVER_ACTION_"
+_TOML_KEYS = {"RECEIVER_ACTIONS": "enabled_actions"}
 _CONFIG = Setting("RECEIVER_CONFIG", "path", help="the settings file, `receiver.toml`")
 
 # What was said about an action's policy, key -> text; the first that has a key decides.
@@ -74,7 +75,7 @@ class Settings:
     )
     submit_token: str | None = setting(
         "RECEIVER_SUBMIT_TOKEN",
-        "text",
+        "token",
         None,
         "the bearer token that Alertmanager must send to the webhook",
         secret=True,
@@ -127,7 +128,7 @@ class Settings:
         choices=("json", "text"),
     )
     policies: Mapping[str, PolicySources] = field(default_factory=dict)
-    plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -148,7 +149,8 @@ def table() -> dict[str, Setting]:
 
 def toml_key(one: Setting) -> str:
     """Return the key of a setting in `receiver.toml`: `RECEIVER_DATA_DIR` is `data_dir` there."""
-    return one.name.removeprefix("RECEIVER_").lower()
+    # `actions` is where the policies stand.
+    return _TOML_KEYS.get(one.name, one.name.removeprefix("RECEIVER_").lower())
 
 
 def load(
@@ -165,7 +167,10 @@ def load(
         file |= {f"limits_{key}": value for key, value in file.pop("limits").items()}
     for name, section in sections.items():
         if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
-            problems.append(f"receiver.toml: {name} must be tables: [{name}.<action>]")
+            problems.append(
+                f"receiver.toml: {name} must be tables, [{name}.<action>]; RECEIVER_ACTIONS is "
+                "enabled_actions there"
+            )
             sections[name] = {}
 
     settings = table()
@@ -239,6 +244,8 @@ def _policies(
                 raw.setdefault(action, {}).setdefault("environment", {})[key] = environment[name]
                 break
         else:
+            if _INJECTED.fullmatch(name):
+                continue
             problems.append(
                 f"{name}: is not RECEIVER_ACTION_<NAME>_<KEY>; the keys are "
                 + ", ".join(sorted(key.upper() for key in keys))
@@ -262,9 +269,13 @@ def _policies(
 def policy_of(action: str, sources: Sequence[Mapping[str, object]]) -> tuple[Policy, list[str]]:
     """Return the policy that these sources give, the first that has a key decides; and problems."""
     table = declared(Policy)
-    values, problems = resolve(
-        table.values(), sources, shown_as=lambda one: f"[actions.{action}] {one.name}"
-    )
+
+    def shown_as(one: Setting) -> str:
+        if sources and one.name in sources[0] and len(sources) > 1:
+            return f"{_POLICY_PREFIX}{action}_{one.name}".upper()
+        return f"[actions.{action}] {one.name}"
+
+    values, problems = resolve(table.values(), sources, shown_as)
     if problems:
         return Policy(), problems
     return Policy(**{name: values[one.name] for name, one in table.items()}), []

@@ -9,24 +9,25 @@ import click
 
 from receiver.errors import PluginError, ReceiverError, SettingsError
 
+# Command -> the module that has it, and its line in the help.
 _COMMANDS = {
-    "serve": "serving",
-    "web": "serving",
-    "worker": "serving",
-    "check": "inspecting",
-    "plugins": "inspecting",
-    "send": "sending",
-    "explain": "explaining",
-    "runs": "looking",
-    "run": "looking",
-    "rejected": "looking",
-    "retry": "operating",
-    "cancel": "operating",
-    "approve": "operating",
-    "reject": "operating",
-    "pause": "operating",
-    "resume": "operating",
-    "replay": "operating",
+    "serve": ("serving", "Accept notifications and run actions: web and worker as one."),
+    "web": ("serving", "Accept notifications only."),
+    "worker": ("serving", "Run actions only."),
+    "check": ("inspecting", "Check the settings and plugins, and say what is open."),
+    "plugins": ("inspecting", "List the plugins, or show one."),
+    "send": ("sending", "Post a sample notification, or a file, to a receiver."),
+    "explain": ("explaining", "Say what a notification would lead to, or why a run waits."),
+    "runs": ("looking", "List runs, the newest first."),
+    "run": ("looking", "Show all about one run."),
+    "rejected": ("looking", "List rejected alerts."),
+    "retry": ("operating", "Let a run that ended without success run again."),
+    "cancel": ("operating", "Cancel a run."),
+    "approve": ("operating", "Let a run that waits for approval run."),
+    "reject": ("operating", "Cancel a run that waits for approval."),
+    "pause": ("operating", "Start no run of an action, or of any."),
+    "resume": ("operating", "Take a pause away."),
+    "replay": ("operating", "Route a rejected alert again."),
 }
 
 
@@ -43,9 +44,15 @@ class _Lazy(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"receiver.cli.{_COMMANDS[cmd_name]}")
+        module = importlib.import_module(f"receiver.cli.{_COMMANDS[cmd_name][0]}")
         found: click.Command = getattr(module, cmd_name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from receiver.operations import Explained
 from receiver.settings import Settings
 
 
-@click.command(short_help="Say what a notification would lead to, or why a run waits.")
+@click.command
 @click.argument("what")
 @click.option("--action", "path_action", default="", help="As if posted to /webhook/ACTION.")
 @click.option("--source", default="", help="As if posted with ?source=SOURCE.")

@@ -6,23 +6,37 @@ import sys
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.engine import make_url
 
 from receiver.cli.options import settings_options
-from receiver.errors import PluginError, SettingsError
-from receiver.plugins import Actions, Plugin, load_actions
+from receiver.errors import JournalUnusableError, SettingsError
+from receiver.journal.dialects import check_url, shown_url
+from receiver.plugins import Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.web.binding import check_bind
 
 _WIDTH = 160  # Where nobody looks at a terminal.
 
 
-@click.command(short_help="Check the settings and plugins, and say what is open.")
+@click.command
 @settings_options
 def check(settings: Settings) -> None:
     """Check the settings and plugins as a start would; exit 1 with every problem found."""
-    check_bind(settings)
-    actions = load_actions(settings)
+    problems: list[str] = []
+    actions, broken = try_to_load(settings)
+    problems += broken
+    for look in (
+        lambda: check_bind(settings),
+        lambda: rules_of(settings, actions),
+        lambda: check_url(settings.journal_url),
+    ):
+        try:
+            look()
+        except SettingsError as error:
+            problems += error.problems
+        except JournalUnusableError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingsError(problems)
     if settings.auth == "none":
         access = "anyone who can connect (RECEIVER_AUTH=none)"
     elif settings.submit_token:
@@ -40,21 +54,17 @@ def check(settings: Settings) -> None:
 
 
 def _journal(settings: Settings) -> str:
-    shown = make_url(settings.journal_url).render_as_string(hide_password=True)
+    shown = shown_url(settings.journal_url)
     return shown if settings.database_url else f"{shown} (one machine)"
 
 
-@click.command(short_help="List the plugins, or show one.")
+@click.command
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @settings_options
 def plugins(settings: Settings, name: str | None, as_json: bool) -> None:
     """List every plugin that is found: its state, hooks, settings and, if broken, why."""
-    problems: tuple[str, ...] = ()
-    try:
-        actions = load_actions(settings)
-    except PluginError as error:
-        actions, problems = error.actions or Actions(), error.problems
+    actions, problems = try_to_load(settings)
     shown = sorted(actions.plugins.values(), key=lambda one: one.name)
     if name is not None:
         shown = [one for one in shown if one.name == name]
@@ -98,7 +108,8 @@ def _as_dict(plugin: Plugin) -> dict[str, object]:
 def _shown(plugin: Plugin, name: str, secret: bool) -> str | None:
     value = plugin.values.get(name)
     if value is None:
-        return None
+        # Not configured: nothing was read, but what would be used is known.
+        return next(one.default for one in plugin.settings if one.name == name)
     return "(hidden)" if secret else str(value)
 
 

@@ -21,7 +21,7 @@ _STATES = ("queued", "awaiting_approval", "running", "finished")
 _OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")
 
 
-@click.command(short_help="List runs, the newest first.")
+@click.command
 @click.option("--action", help="Only runs of this action.")
 @click.option("--alert", "alert_name", help="Only runs of alerts of this name.")
 @click.option("--state", type=click.Choice(_STATES), help="Only runs in this state.")
@@ -61,7 +61,7 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
     )
 
 
-@click.command(short_help="Show all about one run.")
+@click.command
 @click.argument("run_id", type=int)
 @json_option
 @settings_options
@@ -109,7 +109,7 @@ def run(settings: Settings, run_id: int, as_json: bool) -> None:
                         f"{one['origin']}{said}"))  # fmt: skip
 
 
-@click.command(short_help="List rejected alerts.")
+@click.command
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @json_option
 @settings_options

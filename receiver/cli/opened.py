@@ -12,11 +12,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from receiver.errors import PluginError
 from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
-from receiver.plugins import Actions, load_actions
+from receiver.plugins import try_to_load
 from receiver.settings import Settings
 
 _WIDTH = 160  # Where nobody looks at a terminal.
@@ -29,11 +28,8 @@ json_option: Callable[[Any], Any] = click.option(
 @contextmanager
 def opened(settings: Settings) -> Iterator[tuple[Journal, Operations]]:
     """Open the journal of a receiver that may be running."""
-    try:
-        actions = load_actions(settings)
-    except PluginError as error:
-        # What a person wants to see or stop must not depend on a plugin that is broken here.
-        actions = error.actions or Actions()
+    # What a person wants to see or stop must not depend on a plugin that is broken here.
+    actions, _ = try_to_load(settings)
     journal = Journal(settings.journal_url)
     try:
         yield journal, Operations(settings, actions, journal)

@@ -61,7 +61,7 @@ approve = _on_run(requests.approve, "Let a run that waits for approval run.", Fa
 reject = _on_run(requests.reject, "Cancel a run that waits for approval.", True)
 
 
-@click.command(short_help="Start no run of an action, or of any.")
+@click.command
 @click.argument("action", required=False)
 @click.option("--for", "lasting", callback=_duration, help="How long; until resumed without it.")
 @_reason
@@ -77,7 +77,7 @@ def pause(
         _say(requests.pause(journal, person(), action, reason, lasting), as_json)
 
 
-@click.command(short_help="Take a pause away.")
+@click.command
 @click.argument("action", required=False)
 @json_option
 @settings_options
@@ -87,7 +87,7 @@ def resume(settings: Settings, action: str | None, as_json: bool) -> None:
         _say(requests.resume(journal, person(), action), as_json)
 
 
-@click.command(short_help="Route a rejected alert again.")
+@click.command
 @click.argument("rejected_id", type=int)
 @json_option
 @settings_options

@@ -19,7 +19,7 @@ from receiver.web.binding import check_bind
 _log = logging.getLogger(__name__)
 
 
-@click.command(short_help="Accept notifications and run actions: web and worker as one.")
+@click.command
 @settings_options
 def serve(settings: Settings) -> None:
     """Accept notifications and run actions: `receiver web` and `receiver worker` as one.
@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
     sys.exit(Supervisor(children, settings.grace_period).run())
 
 
-@click.command(short_help="Accept notifications only.")
+@click.command
 @settings_options
 def web(settings: Settings) -> None:
     """Accept notifications and write them to the journal; a worker runs the actions."""
@@ -46,7 +46,7 @@ def web(settings: Settings) -> None:
     Server(settings).run()
 
 
-@click.command(short_help="Run actions only.")
+@click.command
 @settings_options
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""

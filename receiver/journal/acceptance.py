@@ -24,7 +24,7 @@ from receiver.journal.journal import Journal
 from receiver.policies import Rules, target_of
 
 _CHUNK = 400  # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999.
-_LONGEST_INDEXED = 200
+_LONGEST_INDEXED = 200  # Characters: an index entry has a limit.
 
 _EPISODE_COLUMNS = [
     tables.episodes.c[name]
@@ -134,7 +134,7 @@ def _record_wave(
         of_alert = rows[intake.source, routed.alert.fingerprint]
         if routed.alert.is_resolved:
             tally.resolved += max(1, len(routed.route.actions) + len(routed.route.rejections))
-            resolved_by.add((intake.source, intake.receiver))
+            resolved_by.add((intake.source, intake.receiver[:_LONGEST_INDEXED]))
             _fold_resolved(wave, of_alert, routed.alert, now)
         else:
             tally.rejected += len(routed.route.rejections)

@@ -1,5 +1,6 @@
 """All that differs between SQLite and PostgreSQL, in one place."""
 
+import importlib.util
 import sqlite3
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -9,13 +10,13 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from receiver.errors import JournalUnusableError
 from receiver.journal.tables import episodes
 
 # How long a write waits for another process that is writing (SQLite) or holds the rows.
-_LOCK_WAIT_SECONDS = 5
+_LOCK_WAIT_SECONDS = 2
 # Reading so much takes a fraction of a second; more would be felt at every start.
 _CHECKED_BYTES = 128 * 2**20
 _CLAIM_LOCK = 7246135109
@@ -209,11 +210,34 @@ def dialect_of(url: URL) -> Dialect:
     if url.drivername == "sqlite":
         return SQLite()
     if url.drivername == "postgresql+psycopg":
+        if importlib.util.find_spec("psycopg") is None:
+            raise JournalUnusableError(
+                "PostgreSQL needs its driver: pip install 'alert-receiver[postgres]'"
+            )
         return PostgreSQL()
     raise JournalUnusableError(
         f"RECEIVER_DATABASE_URL: {url.drivername} is not a journal; write "
         "postgresql+psycopg://user:password@host/name, or leave it out for SQLite"
     )
+
+
+def check_url(url: str) -> URL:
+    """Return the parsed URL of a journal; raise JournalUnusableError for what can be none."""
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError:
+        # The text is not shown: it may hold a password.
+        raise JournalUnusableError(
+            "RECEIVER_DATABASE_URL: is not a URL; write "
+            "postgresql+psycopg://user:password@host/name"
+        ) from None
+    dialect_of(parsed)
+    return parsed
+
+
+def shown_url(url: str) -> str:
+    """Return a journal's URL without its password."""
+    return check_url(url).render_as_string(hide_password=True)
 
 
 def reading(engine: Engine) -> Connection:

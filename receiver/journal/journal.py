@@ -1,12 +1,11 @@
 """The journal: the one way to the database, opened once per process and shared by its threads."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 
 from receiver.errors import (
     JournalDataError,
@@ -15,7 +14,7 @@ from receiver.errors import (
     JournalUnusableError,
 )
 from receiver.journal import migrate
-from receiver.journal.dialects import dialect_of, reading
+from receiver.journal.dialects import check_url, dialect_of, reading
 from receiver.journal.tables import probe
 
 
@@ -30,11 +29,7 @@ class Journal:
         self, url: str, clock: Callable[[], datetime] | None = None, upgrade: bool = True
     ) -> None:
         """Open the journal, bring it to the newest version, and check that it can be read."""
-        parsed = make_url(url)
-        if parsed.drivername.startswith("postgresql") and not importlib.util.find_spec("psycopg"):
-            raise JournalUnusableError(
-                "PostgreSQL needs its driver: pip install 'alert-receiver[postgres]'"
-            )
+        parsed = check_url(url)
         self.dialect = dialect_of(parsed)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._clock = clock

@@ -214,7 +214,7 @@ def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[i
             row = latest_episode(journal, connection, run)
             route = sa.select(route_rows.c.source).where(
                 route_rows.c.source == run.source,
-                route_rows.c.receiver == (row.receiver if row else ""),
+                route_rows.c.receiver == (row.receiver[:200] if row else ""),
             )
             resolves = connection.execute(route).first() is not None
             effect, took = episodes.effect_of(row, run.finished_at, resolves)

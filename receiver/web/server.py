@@ -53,6 +53,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Read nothing from gunicorn's own files or flags."""
         self._settings = settings
         self.drain = Drain()
+        self._journal: Journal | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -69,19 +70,26 @@ class Server(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
             "logger_class": _Logger,
+            "worker_exit": self._close,
         }
         for name, value in options.items():
             # Older versions have no control socket to disable.
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
+    def _close(self, server: object, worker: object) -> None:
+        """Leave the journal in good order: one file, if nobody else has it open."""
+        del server, worker
+        if self._journal is not None:
+            self._journal.close()
+
     def load(self) -> Flask:
         """Make the application, in the process that serves it."""
         follow_parent(os.getppid())
         try:
             actions = load_actions(self._settings)
-            journal = Journal(self._settings.journal_url)
-            app = create_app(self._settings, actions, journal, self.drain)
+            self._journal = Journal(self._settings.journal_url)
+            app = create_app(self._settings, actions, self._journal, self.drain)
         except ReceiverError as error:
             _log.critical("web cannot start", extra={"error": str(error)})
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error

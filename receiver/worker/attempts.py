@@ -144,7 +144,8 @@ def describe_error(error: BaseException) -> str:
     texts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(texts) < 5:
-        texts.append(f"{type(seen).__name__}: {seen}" if str(seen) else type(seen).__name__)
+        said = plainjson.text_of(seen)
+        texts.append(f"{type(seen).__name__}: {said}" if said else type(seen).__name__)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     text = "; caused by ".join(texts)
     return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"

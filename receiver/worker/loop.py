@@ -257,6 +257,7 @@ class Worker:
                 self._instance.close()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
+        self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
         return 0
 

@@ -4,7 +4,7 @@ At-least-once: an attempt is counted when it is claimed, so that a run which kil
 cannot be claimed for ever.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from receiver import episodes, guardrails
 from receiver.alertmanager import Alert
+from receiver.calls import call_of
 from receiver.episodes import EpisodeRun
 from receiver.guardrails import Asking, Verdict
 from receiver.journal import changes
@@ -48,7 +49,7 @@ class ClaimedRun:
     created_at: datetime
     due_at: datetime
     held_since: datetime | None
-    call: str | None
+    call: str
     attempt: int
     attempts_before: int
     is_dry_run: bool
@@ -86,38 +87,88 @@ class Claims:
 def claim_due_runs(
     journal: Journal, owner: str, actions: Iterable[str], slots: int, rules: Rules
 ) -> Claims:
+    """Claim due runs in a transaction of their own; see `claim_in`."""
+    with journal.writing() as connection:
+        return claim_in(journal, connection, owner, actions, slots, rules)
+
+
+def claim_in(
+    journal: Journal,
+    connection: Connection,
+    owner: str,
+    actions: Iterable[str],
+    slots: int,
+    rules: Rules,
+) -> Claims:
     """Claim due runs of these actions for `owner`, at most `slots` in all, the longest due first.
 
     Everything is counted under the one claim lock, so that no limit is exceeded by however many
-    claim at a time. A run whose alert was not reported for `max_staleness` waits until it is.
+    claim at a time. A run whose alert was not reported for `max_staleness` waits until it is. At
+    the first claim the arguments are worked out, and kept with the run.
     """
     found = Claims([], [])
-    with journal.writing() as connection:
-        journal.dialect.lock_claims(connection)
-        now = journal.now(connection)
-        due: list[ClaimedRun] = []
-        for action in actions:
-            due += _due(journal, connection, action, slots, rules, now)
-        past = Past(connection, rules, now)
-        for run in sorted(due, key=lambda run: (run.due_at, run.id)):
-            if len(found.claimed) == slots:
-                break
-            verdict = guardrails.decide(
-                Asking(run.kind, run.was_started, run.held_since),
-                rules.policy(run.action),
-                rules.limits,
-                past.history(run.action, run.target),
-                now,
-            )
-            if verdict.kind == "run":
-                found.claimed.append(run)
-                past.note_start(run.action, run.target, run.is_dry_run, run.was_started)
-            elif verdict.kind in ("delay", "skip"):
-                found.moved.append((run.id, verdict))
-                _move(journal, connection, run, verdict, rules, now)
-        if found.claimed:
-            _mark_claimed(connection, owner, found.claimed, now)
+    journal.dialect.lock_claims(connection)
+    now = journal.now(connection)
+    due: list[ClaimedRun] = []
+    for action in actions:
+        due += _due(journal, connection, action, slots, rules, now)
+    past = Past(connection, rules, now)
+    for run in sorted(due, key=lambda run: (run.due_at, run.id)):
+        if len(found.claimed) == slots:
+            break
+        verdict = guardrails.decide(
+            Asking(run.kind, run.was_started, run.held_since),
+            rules.policy(run.action),
+            rules.limits,
+            past.history(run.action, run.target),
+            now,
+        )
+        if verdict.kind == "run":
+            found.claimed.append(run)
+            past.note_start(run.action, run.target, run.is_dry_run, run.was_started)
+        elif verdict.kind in ("delay", "skip"):
+            found.moved.append((run.id, verdict))
+            _move(journal, connection, run, verdict, rules, now)
+    if found.claimed:
+        _mark_claimed(connection, owner, found.claimed, now)
     return found
+
+
+def _due_query() -> sa.Select[Any]:
+    busy, row = runs.alias("busy"), episode_rows
+    same_row = (
+        (row.c.source == runs.c.source)
+        & (row.c.fingerprint == runs.c.fingerprint)
+        & (row.c.action == runs.c.episode_action)
+    )
+    fresh = row.c.seen_at >= sa.bindparam("fresh_since")
+    return (
+        sa.select(*_CLAIMED)
+        .select_from(runs.outerjoin(row, same_row))
+        # Written out, not bound: only so is a partial index used.
+        .where(
+            runs.c.state == sa.literal_column("'queued'"),
+            runs.c.action == sa.bindparam("of_action"),
+            runs.c.due_at <= sa.bindparam("now"),
+            (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
+            ~sa.exists().where(
+                busy.c.state == sa.literal_column("'running'"),
+                busy.c.action == runs.c.action,
+                busy.c.target == runs.c.target,
+            ),
+            ~sa.exists().where(
+                holds.c.kind == "pause",
+                holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
+                holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")),
+            ),
+        )
+        .order_by(runs.c.due_at, runs.c.id)
+        .limit(sa.bindparam("most"))
+    )
+
+
+# Built once: for short runs, putting it together would cost more than all else.
+_DUE = _due_query()
 
 
 def _due(
@@ -128,45 +179,23 @@ def _due(
     rules: Rules,
     now: datetime,
 ) -> list[ClaimedRun]:
-    busy = runs.alias("busy")
-    row = episode_rows
-    same_row = (
-        (row.c.source == runs.c.source)
-        & (row.c.fingerprint == runs.c.fingerprint)
-        & (row.c.action == runs.c.episode_action)
-    )
-    fresh = row.c.seen_at >= now - rules.policy(action).max_staleness
-    query = (
-        sa.select(*_CLAIMED)
-        .select_from(runs.outerjoin(row, same_row))
-        # Written out, not bound: only so is a partial index used.
-        .where(
-            runs.c.state == sa.literal_column("'queued'"),
-            runs.c.action == action,
-            runs.c.due_at <= now,
-            (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
-            ~sa.exists().where(
-                busy.c.state == sa.literal_column("'running'"),
-                busy.c.action == runs.c.action,
-                busy.c.target == runs.c.target,
-            ),
-            ~sa.exists().where(
-                holds.c.kind == "pause",
-                holds.c.action.in_((action, ALL_ACTIONS)),
-                holds.c.until.is_(None) | (holds.c.until > now),
-            ),
-        )
-        .order_by(runs.c.due_at, runs.c.id)
-        .limit(limit)
-    )
+    query = journal.dialect.for_update(_DUE, skip_locked=True)
+    bound = {
+        "of_action": action,
+        "now": now,
+        "fresh_since": now - rules.policy(action).max_staleness,
+        "most": limit,
+    }
     found: list[ClaimedRun] = []
-    for one in connection.execute(journal.dialect.for_update(query, skip_locked=True)):
+    for one in connection.execute(query, bound):
         values = dict(one._mapping)
         made, before = values.pop("attempts"), values.pop("attempts_before")
         dry = rules.policy(action).dry_run or rules.dry_run
         if not dry and "action_dry_run" in one.alert:
             dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
         started = values.pop("started_at") is not None and made > before
+        # The one place that parses an expression; never in the web process.
+        values["call"] = one.call or _call(one)
         found.append(
             ClaimedRun(
                 **values,
@@ -177,6 +206,10 @@ def _due(
             )
         )
     return found
+
+
+def _call(run: Any) -> str:
+    return call_of(Alert.from_json(run.alert), run.received_at).to_json()
 
 
 def _move(
@@ -212,6 +245,7 @@ _MARK_CLAIMED = (
             else_=sa.bindparam("now", type_=Instant()),
         ),
         dry_run=sa.bindparam("dry"),
+        call=sa.bindparam("arguments"),
         reason=sa.bindparam("why"),
         held_since=None,
         held_by=None,
@@ -233,6 +267,7 @@ def _mark_claimed(
                 "retried": run.was_started,
                 "now": now,
                 "dry": run.is_dry_run,
+                "arguments": run.call,
                 "why": f"attempt {run.attempt} runs",
             }
             for run in claimed
@@ -251,15 +286,6 @@ def _mark_claimed(
             for run in claimed
         ],
     )
-
-
-def keep_calls(journal: Journal, calls: Mapping[int, str]) -> None:
-    """Keep the worked-out arguments with their runs, by run id."""
-    with journal.writing() as connection:
-        connection.execute(
-            sa.update(runs).where(runs.c.id == sa.bindparam("run_id")),
-            [{"run_id": run_id, "call": call} for run_id, call in calls.items()],
-        )
 
 
 def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
@@ -299,12 +325,13 @@ def owners_of_running(journal: Journal) -> list[str]:
 def next_due_at(journal: Journal, loaded: Iterable[str]) -> datetime | None:
     """Return when the next run of these actions, or look at an effect, is due."""
     with journal.reading() as connection:
-        first = connection.execute(
-            sa.select(sa.func.min(runs.c.due_at)).where(
-                runs.c.state == sa.literal_column("'queued'"), runs.c.action.in_(sorted(loaded))
-            )
-        ).scalar()
-        look = connection.execute(
-            sa.select(sa.func.min(runs.c.verify_at)).where(runs.c.verify_at.is_not(None))
-        ).scalar()
+        first = connection.execute(_NEXT_DUE, {"actions": sorted(loaded)}).scalar()
+        look = connection.execute(_NEXT_LOOK).scalar()
     return min((one for one in (first, look) if one is not None), default=None)
+
+
+_NEXT_DUE = sa.select(sa.func.min(runs.c.due_at)).where(
+    runs.c.state == sa.literal_column("'queued'"),
+    runs.c.action.in_(sa.bindparam("actions", expanding=True)),
+)
+_NEXT_LOOK = sa.select(sa.func.min(runs.c.verify_at)).where(runs.c.verify_at.is_not(None))

@@ -49,18 +49,32 @@ def record_ends(
     rules: Rules,
     jitter: Callable[[], float],
 ) -> list[Recorded]:
-    """Write how attempts ended and what follows, all in one transaction.
+    """Write how attempts ended in a transaction of their own; see `record_in`."""
+    with journal.writing() as connection:
+        return record_in(journal, connection, owner, ended, rules, jitter)
+
+
+def record_in(
+    journal: Journal,
+    connection: Connection,
+    owner: str,
+    ended: Sequence[Ended],
+    rules: Rules,
+    jitter: Callable[[], float],
+) -> list[Recorded]:
+    """Write how attempts ended and what follows.
 
     Only what `owner` still owns is written: the record of a run that was taken away stays as its
     new owner made it.
     """
-    with journal.writing() as connection:
-        now = journal.now(connection)
-        recorded = []
-        # In key order, as everyone who locks episodes does.
-        for run, one in _owned(connection, owner, ended):
-            step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
-            recorded.append(Recorded(one, step))
+    if not ended:
+        return []
+    now = journal.now(connection)
+    recorded = []
+    # In key order, as everyone who locks episodes does.
+    for run, one in _owned(connection, owner, ended):
+        step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
+        recorded.append(Recorded(one, step))
     return recorded
 
 
@@ -68,21 +82,22 @@ def _owned(
     connection: Connection, owner: str, ended: Iterable[Ended]
 ) -> list[tuple[Row | None, Ended]]:
     by_id = {one.run_id: one for one in ended}
-    query = sa.select(
-        runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
-        runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
-        runs.c.cancel_requested, runs.c.dry_run,
-    ).where(
-        runs.c.id.in_(list(by_id)), runs.c.owner == owner, runs.c.state == "running"
-    ).order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)  # fmt: skip
-    owned: dict[int, Row] = {
-        run.id: run for run in connection.execute(query) if run.attempts == by_id[run.id].attempt
-    }
+    found = connection.execute(_OWNED, {"ids": list(by_id), "of_owner": owner})
+    owned: dict[int, Row] = {run.id: run for run in found if run.attempts == by_id[run.id].attempt}
     ours: list[tuple[Row | None, Ended]] = [(run, by_id[key]) for key, run in owned.items()]
     return ours + [(None, one) for key, one in by_id.items() if key not in owned]
 
 
 # Built once: for a run that does nothing, putting statements together would cost most.
+_OWNED = sa.select(
+    runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
+    runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
+    runs.c.cancel_requested, runs.c.dry_run,
+).where(
+    runs.c.id.in_(sa.bindparam("ids", expanding=True)),
+    runs.c.owner == sa.bindparam("of_owner"),
+    runs.c.state == sa.literal_column("'running'"),
+).order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)  # fmt: skip
 _END_RUN = (
     sa.update(runs)
     .where(
@@ -202,6 +217,8 @@ def recover_from(
 def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[int, str]]:
     """Look what runs did to their alerts, where that is due; return (run id, effect) pairs."""
     seen: list[tuple[int, str]] = []
+    if not _is_any(journal, runs.c.verify_at):
+        return seen
     with journal.writing() as connection:
         now = journal.now(connection)
         query = (
@@ -235,6 +252,8 @@ def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[i
 
 def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
     """Skip the runs that nobody approved in time; return their numbers."""
+    if not _is_any(journal, runs.c.expires_at, "awaiting_approval"):
+        return []
     with journal.writing() as connection:
         now = journal.now(connection)
         query = sa.select(runs).where(
@@ -257,3 +276,15 @@ def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
             follow = episodes.escalation(this, "skipped", rules.policy(run.action))
             changes.apply(journal, connection, rules, follow, now)
     return [run.id for run in expired]
+
+
+def _is_any(journal: Journal, column: sa.Column[Any], state: str = "finished") -> bool:
+    """Whether a time in this column has come for any run: a look that waits for nobody."""
+    with journal.reading() as connection:
+        query = (
+            sa.select(runs.c.id)
+            .where(runs.c.state == sa.literal_column(f"'{state}'"))
+            .where(column.is_not(None), column <= journal.now(connection))
+            .limit(1)
+        )
+        return connection.execute(query).first() is not None

@@ -74,17 +74,10 @@ class Past:
 
     def _read_running(self) -> None:
         """A timed-out attempt has given its slot up, but keeps its target."""
-        latest = (attempts.c.run_id == runs.c.id) & (attempts.c.number == runs.c.attempts)
-        query = (
-            sa.select(runs.c.action, runs.c.target, attempts.c.timed_out_at)
-            .select_from(runs.join(attempts, latest))
-            .where(runs.c.state == sa.literal_column("'running'"))
-        )
-        for action, target, timed_out_at in self._connection.execute(query):
+        for action, target, timed_out_at in self._connection.execute(_RUNNING):
             self._busy.add((action, target))
             self._running[action] += timed_out_at is None
-        held = sa.select(holds).where(holds.c.until.is_(None) | (holds.c.until > self._now))
-        for found in self._connection.execute(held):
+        for found in self._connection.execute(_HELD, {"now": self._now}):
             self._holds[found.action, found.kind] = found
 
     def _starts(self, whose: sa.ColumnElement[bool], windows: Sequence[Window]) -> list[datetime]:
@@ -99,18 +92,32 @@ class Past:
         return list(self._connection.execute(query).scalars())
 
     def _latest_ends(self, action: str, number: int) -> list[tuple[datetime, bool]]:
-        query = (
-            sa.select(attempts.c.finished_at, attempts.c.outcome)
-            .where(
-                attempts.c.action == action,
-                attempts.c.finished_at.is_not(None),
-                attempts.c.outcome.in_(_COUNTED),
-            )
-            .order_by(attempts.c.finished_at.desc())
-            .limit(number)
-        )
-        found = self._connection.execute(query)
+        found = self._connection.execute(_ENDS, {"of_action": action, "most": number})
         return [(ended, outcome != "succeeded") for ended, outcome in found]
+
+
+# Built once: for short runs, putting them together would cost more than all else.
+_RUNNING = (
+    sa.select(runs.c.action, runs.c.target, attempts.c.timed_out_at)
+    .select_from(
+        runs.join(
+            attempts,
+            (attempts.c.run_id == runs.c.id) & (attempts.c.number == runs.c.attempts),
+        )
+    )
+    .where(runs.c.state == sa.literal_column("'running'"))
+)
+_HELD = sa.select(holds).where(holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")))
+_ENDS = (
+    sa.select(attempts.c.finished_at, attempts.c.outcome)
+    .where(
+        attempts.c.action == sa.bindparam("of_action"),
+        attempts.c.finished_at.is_not(None),
+        attempts.c.outcome.in_(_COUNTED),
+    )
+    .order_by(attempts.c.finished_at.desc())
+    .limit(sa.bindparam("most"))
+)
 
 
 def _cooldown(cooldown: timedelta | None) -> tuple[Window, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from receiver import plainjson
 from receiver.alertmanager import Alert
-from receiver.calls import Call, call_of
+from receiver.calls import Call
 from receiver.context import ActionContext, Cancellation, RunLogger
 from receiver.errors import (
     DeadlineExceededError,
@@ -30,13 +30,8 @@ _log = logging.getLogger("receiver.action")
 class Attempt:
     """One attempt of one run, from the claim until it returns."""
 
-    def __init__(
-        self, run: ClaimedRun, policy: Policy, actions: Actions, call: str | None = None
-    ) -> None:
-        """Start the clock: the deadline counts from the claim.
-
-        `call` is JSON, when the arguments were worked out already.
-        """
+    def __init__(self, run: ClaimedRun, policy: Policy, actions: Actions) -> None:
+        """Start the clock: the deadline counts from the claim."""
         self.run = run
         self.policy = policy
         self.cancellation = Cancellation()
@@ -45,8 +40,7 @@ class Attempt:
         self.is_timed_out = False
         self._actions = actions
         alert = Alert.from_json(run.alert)
-        kept = call or run.call
-        self.call = Call.from_json(kept) if kept else call_of(alert, run.received_at)
+        self.call = Call.from_json(run.call)
         self._context = ActionContext(
             run_id=run.id,
             action=run.action,
@@ -65,7 +59,7 @@ class Attempt:
             cancellation=self.cancellation,
         )
 
-        if self.call.warnings and not kept:
+        if self.call.warnings and run.attempt == 1:
             _log.warning(
                 "arguments had to be guessed", extra={**self.fields, "warnings": self.call.warnings}
             )

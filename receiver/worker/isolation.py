@@ -38,7 +38,6 @@ class _Order:
 
     settings: Settings
     run: ClaimedRun
-    call: str
 
 
 def prepare() -> None:
@@ -49,7 +48,7 @@ def prepare() -> None:
 def perform_in_process(attempt: Attempt, settings: Settings) -> AttemptEnd:
     """Perform an attempt in a process of its own; never raises, and never outlasts the deadline."""
     ours, theirs = _SERVER.Pipe()
-    order = _Order(settings, attempt.run, attempt.call.to_json())
+    order = _Order(settings, attempt.run)
     process = _SERVER.Process(target=_child, args=(theirs,), daemon=False)
     try:
         process.start()
@@ -128,7 +127,7 @@ def _child(theirs: "Connection[object, object]") -> None:
     logs.configure(order.settings.log_level, order.settings.log_format)
     actions = load_actions(order.settings)
     policy = rules_of(order.settings, actions).policy(order.run.action)
-    attempt = Attempt(order.run, policy, actions, order.call)
+    attempt = Attempt(order.run, policy, actions)
     threading.Thread(target=_listen, args=(theirs, attempt), daemon=True).start()
     theirs.send(attempt.perform())
     threading.Event().wait()

@@ -10,7 +10,7 @@ import queue
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +29,8 @@ from receiver.worker.leases import Instance
 from receiver.worker.threads import Threads
 
 _POLL_SECONDS = 1.0
-_RECOVER_SECONDS = 2.0
+_UPKEEP_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 _CLEAN_SECONDS = 60.0
 # An action that honours its deadline still needs a moment to return.
 _LATE_SECONDS = 0.5
@@ -65,7 +66,7 @@ class Worker:
         self._running: dict[int, Attempt] = {}
         self._returned: queue.SimpleQueue[_Returned] = queue.SimpleQueue()
         self._unrecorded: list[_Returned] = []
-        self._recovered = self._cleaned = float("-inf")
+        self._done: dict[str, float] = {}
         self._stopping = False
         if any(self._rules.policy(one).isolation == "process" for one in actions.loaded):
             isolation.prepare()
@@ -89,20 +90,33 @@ class Worker:
         """Do all that can be done now; return how many seconds the next turn may wait."""
         try:
             self._instance.beat()
-            self._record_returned()
+            if self._record_and_claim():
+                return 0.0
             self._look_after_running()
-            self._recover()
-            claimed = self._claim()
-            for run_id, effect in outcomes.verify_due(self._journal, self._rules):
-                _log.info("effect verified", extra={"run_id": run_id, "effect": effect})
-            for run_id in outcomes.expire_approvals(self._journal, self._rules):
-                _log.warning("approval expired", extra={"run_id": run_id})
-            if claimed or self._clean():
+            if self._is_due("upkeep", _UPKEEP_SECONDS):
+                self._keep_up()
+            if self._clean():
                 return 0.0
             return self._seconds_until_due()
         except JournalError as error:
             _log.error("journal fails the worker", extra={"error": describe_error(error)})
             return _POLL_SECONDS
+
+    def _is_due(self, what: str, seconds: float) -> bool:
+        """Whether something that is done every so often is to be done now."""
+        now = time.monotonic()
+        if now - self._done.get(what, float("-inf")) < seconds:
+            return False
+        self._done[what] = now
+        return True
+
+    def _keep_up(self) -> None:
+        """Find the dead, expired approvals and effects that are due to be looked at."""
+        self._recover()
+        for run_id in outcomes.expire_approvals(self._journal, self._rules):
+            _log.warning("approval expired", extra={"run_id": run_id})
+        for run_id, effect in outcomes.verify_due(self._journal, self._rules):
+            _log.info("effect verified", extra={"run_id": run_id, "effect": effect})
 
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
@@ -114,8 +128,12 @@ class Worker:
             seconds = (due_at - self._journal.now(connection)).total_seconds()
         # What is due and was not claimed waits for something else: no reason to turn faster.
         due = seconds if seconds > 0 else _POLL_SECONDS
-        deadlines = [one.seconds_left() for one in self._running.values() if not one.is_timed_out]
-        return max(0.0, min(due, _POLL_SECONDS, *deadlines))
+        deadlines = [
+            max(one.seconds_left() + _LATE_SECONDS, _LOOK_SECONDS)
+            for one in self._running.values()
+            if not one.is_timed_out
+        ]
+        return min(due, _POLL_SECONDS, *deadlines)
 
     def _free(self) -> int:
         under_way = sum(not one.is_timed_out for one in self._running.values())
@@ -123,7 +141,7 @@ class Worker:
 
     def _look_after_running(self) -> None:
         """Note what is past its deadline, and pass on what a person wants stopped."""
-        if not self._running:
+        if not self._running or not self._is_due("look", _LOOK_SECONDS):
             return
         for run_id, reason in claims.cancel_requests(self._journal, self._instance.id).items():
             if run_id in self._running:
@@ -156,41 +174,60 @@ class Worker:
 
     def _clean(self) -> bool:
         """Delete a batch of what is old, once a minute; return whether there may be more."""
-        now = time.monotonic()
-        if now - self._cleaned < _CLEAN_SECONDS:
+        if not self._is_due("cleaning", _CLEAN_SECONDS):
             return False
         deleted = retention.delete_old(self._journal, self._settings.retention)
         if deleted:
             _log.info("old rows deleted", extra={"rows": deleted})
-        else:
-            self._cleaned = now
+            del self._done["cleaning"]  # There may be more.
         return bool(deleted)
 
-    def _claim(self) -> bool:
-        """Claim what is due and start it; return whether another look may find more."""
+    def _record_and_claim(self) -> bool:
+        """Record what ended and claim what is due, in one transaction: one sync for both.
+
+        Return whether another look may find more at once. What the journal cannot take is kept.
+        """
+        self._collect()
         free = self._free()
-        if free <= 0 or not self._actions.loaded:
+        if not self._unrecorded and not (free > 0 and self._actions.loaded and self._may_claim()):
             return False
-        found = claims.claim_due_runs(
-            self._journal, self._instance.id, sorted(self._actions.loaded), free, self._rules
-        )
+        with self._journal.writing() as connection:
+            recorded = outcomes.record_in(
+                self._journal, connection, self._instance.id, self._ended(), self._rules,
+                self._jitter,
+            )  # fmt: skip
+            found = claims.claim_in(
+                self._journal, connection, self._instance.id, sorted(self._actions.loaded), free,
+                self._rules,
+            )  # fmt: skip
+        self._note(recorded)
         for run_id, verdict in found.moved:
             fields = {"run_id": run_id, "guardrail": verdict.guardrail, "reason": verdict.reason}
             _log.warning("run held back", extra=fields)
-        runs = found.claimed
-        calls: dict[int, str] = {}
-        attempts = []
-        for run in runs:
+        for run in found.claimed:
             attempt = Attempt(run, self._rules.policy(run.action), self._actions)
-            if run.call is None:
-                calls[run.id] = attempt.call.to_json()
-            attempts.append(attempt)
-        if calls:
-            claims.keep_calls(self._journal, calls)
-        for attempt in attempts:
-            self._running[attempt.run.id] = attempt
+            self._running[run.id] = attempt
             self._threads.start(partial(self._perform, attempt))
-        return bool(found.claimed or found.moved)
+        # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
+        return bool(found.moved)
+
+    def _may_claim(self) -> bool:
+        """Whether anything is due: a look that waits for nobody, before the write lock is taken."""
+        due_at = claims.next_due_at(self._journal, self._actions.loaded)
+        if due_at is None:
+            return False
+        with self._journal.reading() as connection:
+            return due_at <= self._journal.now(connection)
+
+    def _record_last(self) -> None:
+        """Record what ended while the worker drains, and claim nothing."""
+        if self._unrecorded:
+            ended = self._ended()
+            self._note(
+                outcomes.record_ends(
+                    self._journal, self._instance.id, ended, self._rules, self._jitter
+                )
+            )
 
     def _perform(self, attempt: Attempt) -> None:
         if attempt.policy.isolation == "process":
@@ -200,29 +237,25 @@ class Worker:
         self._returned.put(_Returned(attempt, end))
         self.ears.poke()
 
-    def _record_returned(self) -> None:
-        """Record the attempts that ended; what the journal cannot take now is kept for later."""
+    def _collect(self) -> None:
         while not self._returned.empty():
             one = self._returned.get()
             self._running.pop(one.attempt.run.id, None)
             self._unrecorded.append(one)
-        if not self._unrecorded:
-            return
-        ended = [Ended(one.attempt.run.id, one.attempt.run.attempt, one.end)
-                 for one in self._unrecorded]  # fmt: skip
-        recorded = outcomes.record_ends(
-            self._journal, self._instance.id, ended, self._rules, self._jitter
-        )
+
+    def _ended(self) -> list[Ended]:
+        return [
+            Ended(one.attempt.run.id, one.attempt.run.attempt, one.end) for one in self._unrecorded
+        ]
+
+    def _note(self, recorded: Sequence[Recorded]) -> None:
+        """Log what has been recorded, and forget it."""
         attempts = {one.attempt.run.id: one.attempt for one in self._unrecorded}
         self._unrecorded = []
         for outcome in recorded:
             _log_end(attempts[outcome.ended.run_id], outcome)
 
     def _recover(self) -> None:
-        now = time.monotonic()
-        if now - self._recovered < _RECOVER_SECONDS:
-            return
-        self._recovered = now
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
                 for one in outcomes.recover_from(self._journal, owner, self._rules, self._jitter):
@@ -243,7 +276,8 @@ class Worker:
         _log.info("worker drains", extra={"running": len(self._running)})
         while time.monotonic() < end:
             try:
-                self._record_returned()
+                self._collect()
+                self._record_last()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
             if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):

@@ -274,8 +274,8 @@ def declared(table: type) -> dict[str, Setting]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean …?)` when a known name is close, else an empty string."""
-    bare = {one.removeprefix("RECEIVER_"): one for one in known}
-    close = difflib.get_close_matches(name[:64].removeprefix("RECEIVER_"), list(bare), n=1)
+    bare = {one.removeprefix("RECEIVER_").lower(): one for one in known}
+    close = difflib.get_close_matches(name[:64].removeprefix("RECEIVER_").lower(), list(bare), n=1)
     return f" (did you mean {bare[close[0]]}?)" if close else ""
 
 

@@ -143,10 +143,9 @@ def _named(settings: Settings) -> dict[str, str]:
     """Return name -> where it is named, for every plugin that the settings name."""
     named = dict.fromkeys(settings.plugin_settings, "[plugins]")
     named |= {
-        str(source["escalate_to"]): f"[actions.{name}] escalate_to"
+        str(said[0]): f"[actions.{name}] escalate_to"
         for name, sources in settings.policies.items()
-        for source in sources
-        if source.get("escalate_to")
+        if (said := [one["escalate_to"] for one in sources if one.get("escalate_to")])
     }
     named |= {name: f"[actions.{name}]" for name in settings.policies}
     named |= dict.fromkeys(settings.actions or (), "RECEIVER_ACTIONS")
@@ -246,8 +245,8 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
         return plain, wrappers, problems
     if not wrappers:
         problems.append("it has no execute(); mark one with @hookimpl")
-    # Without an execute of its own they would answer for the actions of others.
-    problems += [f"it has {hook}() but no execute()" for hook in sorted(plain & set(_CALLED))]
+    else:  # Its plain hooks would answer for the actions of others.
+        problems += [f"it has {hook}() but no execute()" for hook in sorted(plain & set(_CALLED))]
     return plain, wrappers, problems
 
 

@@ -174,9 +174,8 @@ def after_attempt(
         return Next("cancelled", end.error or "cancelled")
     interrupted = end.outcome in ("interrupted", "killed")
     if interrupted and policy.on_interrupt == "hold":
-        return Next(
-            "unknown", f"{end.error or 'it was interrupted'}; it may have acted (on_interrupt)"
-        )
+        why = end.error or "it was interrupted"
+        return Next("unknown", f"{why}; it may have acted, and on_interrupt is hold")
     if end.permanent:
         return Next("failed", "the action said that trying again cannot help")
     due_at = next_attempt_at(now, attempt, policy, jitter)

@@ -77,6 +77,8 @@ def _names(text: str) -> tuple[str, ...]:
         return (text,)
     # One alert is not a way to fill the journal: what comes after the most is one wrong name.
     names = [name.strip() for name in text.split(",", _MOST_NAMES) if name.strip()]
+    if len(names) > _MOST_NAMES:
+        names[_MOST_NAMES] = f"{names[_MOST_NAMES]}, and so on"
     return tuple(names)
 
 

@@ -167,19 +167,18 @@ def load(
         file |= {f"limits_{key}": value for key, value in file.pop("limits").items()}
     for name, section in sections.items():
         if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
-            problems.append(
-                f"receiver.toml: {name} must be tables, [{name}.<action>]; RECEIVER_ACTIONS is "
-                "enabled_actions there"
-            )
+            cure = "; RECEIVER_ACTIONS is enabled_actions there" if name == "actions" else ""
+            problems.append(f"receiver.toml: {name} must be tables, [{name}.<action>]{cure}")
             sections[name] = {}
 
     settings = table()
     by_key = {toml_key(one): one for one in settings.values()}
+    known = [*by_key, *sections]
     for key in file:
         if key.removesuffix("_file") not in by_key or (
             key.endswith("_file") and not by_key[key.removesuffix("_file")].secret
         ):
-            problems.append(f"receiver.toml: {key} is not a setting{nearest(key, by_key)}")
+            problems.append(f"receiver.toml: {key} is not a setting{nearest(key, known)}")
     from_file: dict[str, object] = {}
     for key, one in by_key.items():
         from_file |= {name: file[k] for name, k in _with_file(one.name, key) if k in file}
@@ -271,7 +270,7 @@ def policy_of(action: str, sources: Sequence[Mapping[str, object]]) -> tuple[Pol
     table = declared(Policy)
 
     def shown_as(one: Setting) -> str:
-        if sources and one.name in sources[0] and len(sources) > 1:
+        if len(sources) > 1 and sources[0].get(one.name):
             return f"{_POLICY_PREFIX}{action}_{one.name}".upper()
         return f"[actions.{action}] {one.name}"
 

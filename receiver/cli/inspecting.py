@@ -46,16 +46,11 @@ def check(settings: Settings) -> None:
     for line in (
         f"listens on     {settings.bind}",
         f"webhook        open to {access}",
-        f"journal        {(settings.database_url and 'PostgreSQL') or settings.journal_url}",
+        f"journal        {shown_url(settings.journal_url)}",
         f"actions        {', '.join(sorted(actions.loaded)) or 'none'}",
         f"ACTION_PLUGIN  {', '.join(settings.action_plugin) or 'not set: an alert names its own'}",
     ):
         click.echo(line)
-
-
-def _journal(settings: Settings) -> str:
-    shown = shown_url(settings.journal_url)
-    return shown if settings.database_url else f"{shown} (one machine)"
 
 
 @click.command

@@ -26,7 +26,8 @@ _RESULTS = Path(__file__).parent.parent.parent / "bench-results"
 def main() -> int:
     """Run the benchmark; return the exit code, 1 when its figures would mean nothing."""
     options = _options()
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     try:
         find_wrk()
         with _directory(options.directory) as directory:
@@ -69,6 +70,8 @@ def _end(signum: int, frame: FrameType | None) -> None:
 def _directory(wanted: Path | None) -> Iterator[Path]:
     if wanted is not None:
         wanted.mkdir(parents=True, exist_ok=True)
+        if any(wanted.iterdir()):
+            raise BenchError(f"{wanted} is not empty; name another --directory")
         yield wanted.resolve()
     else:
         with tempfile.TemporaryDirectory(prefix="alert-receiver-bench-") as name:
@@ -150,8 +153,8 @@ def _drive(
 def _drive_once(contender: Contender, load: Load, seconds: int) -> Round:
     cpu_before = contender.cpu_seconds()
     answers = load.drive(contender.url, contender.headers, seconds)
-    cpu_seconds = contender.cpu_seconds() - cpu_before
     contender.settle()
+    cpu_seconds = contender.cpu_seconds() - cpu_before
     if answers.refused or answers.broken or not answers.answers:
         raise BenchError(
             f"{contender.name}: of {answers.answers} answers {answers.refused} were not 200, "

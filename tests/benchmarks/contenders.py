@@ -25,8 +25,8 @@ _READY_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _SETTLE_SECONDS = 120.0
 # Idle: so small a share of a processor, over so long. A worker looks around now and then.
-_IDLE_SHARE = 0.1
-_IDLE_SECONDS = 0.2
+_IDLE_SHARE = 0.05
+_IDLE_SECONDS = 0.3
 _THREADS = "8"
 _TICKS = os.sysconf("SC_CLK_TCK")
 

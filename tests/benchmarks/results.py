@@ -23,7 +23,7 @@ _PACKAGES = ("gunicorn", "flask", "marshmallow", "sqlalchemy", "python-json-logg
 
 @dataclass(frozen=True)
 class Round:
-    """One load of one contender; `cpu_seconds` are those of all its processes meanwhile."""
+    """One load of one contender; `cpu_seconds` are those of all its processes until it rests."""
 
     answers: Answers
     cpu_seconds: float

@@ -18,6 +18,7 @@ import pytest
 _BENCH = Path(__file__).parent / "bench.py"
 _CONTENDERS = ("bare", "json", "receiver", "receiver+runs")
 _JOURNALS = ("receiver", "receiver+runs")
+_CONNECTIONS = 16
 _LIMIT_SECONDS = 120
 
 
@@ -47,9 +48,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
     """One short run of the whole benchmark."""
     if shutil.which("wrk") is None:
         reason = "wrk not found; apt-get install wrk"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     directory = tmp_path_factory.mktemp("bench")
-    options = ["--rounds=1", "--seconds=1", "--warm-up=0", "--breakdown=3"]
+    options = [
+        "--rounds=1",
+        "--seconds=1",
+        "--warm-up=0",
+        "--breakdown=3",
+        f"--connections={_CONNECTIONS}",
+    ]
     places = [f"--directory={directory}", f"--results={directory / 'results'}"]
     with subprocess.Popen(
         [sys.executable, _BENCH, *options, *places],
@@ -78,15 +87,19 @@ def test_every_request_is_answered_200(run: _Run, contender: str) -> None:
 def test_every_notification_is_distinct_and_in_the_journal(run: _Run, contender: str) -> None:
     rows, lines = run.rows(contender), run.log_lines(contender)
     (measured,) = run.result["rounds"][contender]
-    assert len({row[:2] for row in rows}) == len(rows) == run.result["recorded_alerts"][contender]
-    assert len(rows) >= measured["answers"]["answers"]
+    answers, recorded = measured["answers"]["answers"], run.result["recorded_alerts"][contender]
+    assert len({row[:2] for row in rows}) == len(rows)
+    # Some were under way when wrk ended, at most one of each connection.
+    assert answers <= recorded <= len(rows) <= answers + _CONNECTIONS
     assert [(line["accepted"], line["duplicate"], line["rejected"]) for line in lines] == [
         (1, 0, 0)
     ] * len(rows)
 
 
-def test_the_contender_with_runs_finishes_every_run(run: _Run) -> None:
-    assert {row[2:] for row in run.rows("receiver+runs")} == {("finished", "succeeded")}
+def test_only_the_contender_with_runs_runs_what_it_accepted(run: _Run) -> None:
+    (measured,) = run.result["rounds"]["receiver+runs"]
+    ends = [row[2:] for row in run.rows("receiver+runs")]
+    assert ends.count(("finished", "succeeded")) >= measured["answers"]["answers"]
     assert {row[2:] for row in run.rows("receiver")} == {("queued", None)}
 
 

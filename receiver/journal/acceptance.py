@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from receiver.alertmanager import Alert
 from receiver.episodes import Episode
 from receiver.intake import Counts, Intake, Routed
 from receiver.journal import changes, tables
-from receiver.journal.dialects import Key
+from receiver.journal.dialects import DIALECTS, Dialect, Key
 from receiver.journal.journal import Journal
 from receiver.policies import Rules, target_of
 
@@ -33,6 +34,46 @@ _EPISODE_COLUMNS = [
         "closed_at", "ends_at", "round",
     )
 ]  # fmt: skip
+
+_ROWS = (
+    sa.select(*_EPISODE_COLUMNS)
+    .where(
+        tables.episodes.c.source == sa.bindparam("of_source"),
+        tables.episodes.c.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)),
+    )
+    .order_by(tables.episodes.c.source, tables.episodes.c.fingerprint, tables.episodes.c.action)
+)
+_OPEN_REJECTED = (
+    sa.select(tables.rejected.c.id).where(tables.rejected.c.closed_at.is_(None)).limit(1)
+)
+
+
+class _Statements:
+    """The writing statements of one dialect, built once: for one alert that costs the most."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.create_runs = dialect.insert(tables.runs).on_conflict_do_nothing()
+        rows = dialect.insert(tables.episodes)
+        self.write_rows = rows.on_conflict_do_update(
+            index_elements=["source", "fingerprint", "action"],
+            set_={column.name: rows.excluded[column.name] for column in _EPISODE_COLUMNS[3:]},
+        )
+        refused = dialect.insert(tables.rejected)
+        self.keep_rejected = refused.on_conflict_do_update(
+            index_elements=["source", "fingerprint", "name", "starts_at"],
+            set_={
+                "times": tables.rejected.c.times + 1,
+                **{name: refused.excluded[name] for name in ("seen_at", "reason", "alert")},
+                "closed_at": None,
+                "closed_by": None,
+            },
+        )
+        self.keep_routes = dialect.insert(tables.routes).on_conflict_do_nothing()
+
+
+@lru_cache
+def _statements(name: str) -> _Statements:
+    return _Statements(DIALECTS[name]())
 
 
 @dataclass
@@ -106,15 +147,10 @@ def _lock_rows(
                 keys |= {(intake.source, fingerprint, name) for name in routed.route.actions}
     journal.dialect.lock_episodes(connection, keys)
     rows: dict[tuple[str, str], dict[str, Episode]] = defaultdict(dict)
-    table = tables.episodes
     for source in sorted(fingerprints):
         for chunk in _chunks(fingerprints[source]):
-            query = (
-                sa.select(*_EPISODE_COLUMNS)
-                .where(table.c.source == source, table.c.fingerprint.in_(chunk))
-                .order_by(table.c.source, table.c.fingerprint, table.c.action)
-            )
-            for found in connection.execute(journal.dialect.for_update(query)):
+            values = {"of_source": source, "fingerprints": chunk}
+            for found in connection.execute(journal.dialect.for_update(_ROWS), values):
                 if found.starts_at is not None:
                     row = Episode(*found)
                     rows[row.source, row.fingerprint][row.action] = row
@@ -230,22 +266,18 @@ def _row_values(row: Episode) -> dict[str, Any]:
 
 
 def _write_rows(journal: Journal, connection: Connection, wave: _Wave) -> None:
+    statements = _statements(journal.dialect.name)
     if wave.created:
         # The identity is unique: what stands there already is the same run.
-        insert = journal.dialect.insert(tables.runs).on_conflict_do_nothing()
-        connection.execute(insert, wave.created)
+        connection.execute(statements.create_runs, wave.created)
     if wave.touched:
-        statement = journal.dialect.insert(tables.episodes)
-        changed = {column.name: statement.excluded[column.name] for column in _EPISODE_COLUMNS[3:]}
-        upsert = statement.on_conflict_do_update(
-            index_elements=["source", "fingerprint", "action"], set_=changed
+        connection.execute(
+            statements.write_rows, [_row_values(row) for row in wave.touched.values()]
         )
-        connection.execute(upsert, [_row_values(row) for row in wave.touched.values()])
 
 
 def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now: datetime) -> None:
     """Keep what was refused, and close what is refused no more: resolved, or taken up."""
-    table = tables.rejected
     refused: list[dict[str, Any]] = [
         {
             "source": intake.source,
@@ -266,24 +298,10 @@ def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now
         for rejection in routed.route.rejections
     ]
     still_refused = {(one["source"], one["fingerprint"], one["name"]) for one in refused}
-    if connection.execute(
-        sa.select(table.c.id).where(table.c.closed_at.is_(None)).limit(1)
-    ).first():
+    if connection.execute(_OPEN_REJECTED).first():
         _close_rejections(connection, wave, still_refused, now)
     if refused:
-        statement = journal.dialect.insert(table)
-        upsert = statement.on_conflict_do_update(
-            index_elements=["source", "fingerprint", "name", "starts_at"],
-            set_={
-                "times": table.c.times + 1,
-                "seen_at": statement.excluded.seen_at,
-                "reason": statement.excluded.reason,
-                "alert": statement.excluded.alert,
-                "closed_at": None,
-                "closed_by": None,
-            },
-        )
-        connection.execute(upsert, refused)
+        connection.execute(_statements(journal.dialect.name).keep_rejected, refused)
 
 
 def _close_rejections(
@@ -314,9 +332,8 @@ def _write_routes(
     journal: Journal, connection: Connection, resolved_by: set[tuple[str, str]], now: datetime
 ) -> None:
     if resolved_by:
-        insert = journal.dialect.insert(tables.routes).on_conflict_do_nothing()
         connection.execute(
-            insert,
+            _statements(journal.dialect.name).keep_routes,
             [
                 {"source": source, "receiver": receiver, "resolved_at": now}
                 for source, receiver in sorted(resolved_by)

@@ -2,7 +2,8 @@
 
 import importlib.util
 import sqlite3
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from receiver.journal.tables import episodes
 
 # How long a write waits for another process that is writing (SQLite) or holds the rows.
 _LOCK_WAIT_SECONDS = 2
+_LOCK_STEP_SECONDS = 0.003
 # Reading so much takes a fraction of a second; more would be felt at every start.
 _CHECKED_BYTES = 128 * 2**20
 _CLAIM_LOCK = 7246135109
@@ -76,7 +78,7 @@ class SQLite:
         engine = sa.create_engine(
             url,
             hide_parameters=True,  # Alerts do not belong into error texts, and so into logs.
-            connect_args={"timeout": _LOCK_WAIT_SECONDS, "check_same_thread": False},
+            connect_args={"timeout": _LOCK_STEP_SECONDS, "check_same_thread": False},
         )
         event.listen(engine, "connect", self._set_up)
         event.listen(engine, "begin", self._begin)
@@ -94,8 +96,24 @@ class SQLite:
 
     @staticmethod
     def _begin(connection: Connection) -> None:
-        reads_only = connection.get_execution_options().get(_READ)
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get(_READ):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # SQLite's own waiting sleeps longer and longer, and so loses to whoever asks again at
+        # once: short steps share the lock fairly between web and worker.
+        deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+        while True:
+            cursor = connection.connection.cursor()
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if is_busy and time.monotonic() < deadline:
+                    continue
+                raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+            finally:
+                cursor.close()
+            return
 
     def check(self, engine: Engine) -> None:
         """Read all pages of a small file, and so find damage before it spreads."""
@@ -203,6 +221,9 @@ class PostgreSQL:
         """Whether the database cannot be what the URL says (class 28, 3D)."""
         state = getattr(error.orig, "sqlstate", None) or ""
         return state[:2] in ("28", "3D")
+
+
+DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": SQLite, "postgresql": PostgreSQL}
 
 
 def dialect_of(url: URL) -> Dialect:

@@ -230,10 +230,14 @@ class Worker:
             )
 
     def _perform(self, attempt: Attempt) -> None:
-        if attempt.policy.isolation == "process":
-            end = isolation.perform_in_process(attempt, self._settings)
-        else:
-            end = attempt.perform()
+        try:
+            if attempt.policy.isolation == "process":
+                end = isolation.perform_in_process(attempt, self._settings)
+            else:
+                end = attempt.perform()
+        except Exception as error:  # noqa: BLE001 - the thread's outermost loop
+            _log.exception("attempt could not be made", extra=attempt.fields)
+            end = AttemptEnd("failed", error=describe_error(error))
         self._returned.put(_Returned(attempt, end))
         self.ears.poke()
 

@@ -1,0 +1,1113 @@
+"""Guardrails, approvals, pauses and what people ask for, through the journal on every database."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from notifications import T0, alert, notification
+
+from receiver.alertmanager import parse_notification
+from receiver.declarations import Breaker, Window
+from receiver.errors import OperationError
+from receiver.intake import Counts, intake_of
+from receiver.journal import claims, outcomes, reading, requests
+from receiver.journal.acceptance import record
+from receiver.journal.claims import ClaimedRun
+from receiver.journal.journal import Journal
+from receiver.journal.outcomes import Ended
+from receiver.journal.requests import Person
+from receiver.policies import AttemptEnd, Limits, Next, Policy, Rules
+from receiver.routing import Catalog
+
+LOADED = frozenset({"a", "b", "page"})
+ANN = Person("ann", "cli on desk")
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+SUCCEEDED = AttemptEnd("succeeded")
+FAILED = AttemptEnd("failed", error="no")
+BROKEN = AttemptEnd("failed", error="no", permanent=True)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = T0 + MINUTE
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def journal(open_journal: Callable[..., Journal], clock: Clock) -> Journal:
+    return open_journal(clock=clock)
+
+
+def rules(limits: Limits | None = None, **policy: Any) -> Rules:
+    """Return rules with this policy for the action `a`, and defaults for `b` and `page`."""
+    return Rules(policies={"a": Policy(**policy)}, limits=limits or Limits())
+
+
+def accept(
+    journal: Journal,
+    by: Rules,
+    *alerts: dict[str, Any],
+    action: str = "a",
+    source: str = "",
+) -> Counts:
+    body = parse_notification(notification(*alerts))
+    (counts,) = record(journal, [intake_of(body, source, action, (), Catalog(LOADED))], by)
+    return replace(counts, ahead=0)
+
+
+def of_host(fingerprint: str, host: str = "h1", **more: Any) -> dict[str, Any]:
+    return alert(fingerprint, labels={"host": host}, **more)
+
+
+def look(journal: Journal, by: Rules, owner: str = "w1", slots: int = 16) -> claims.Claims:
+    return claims.claim_due_runs(journal, owner, sorted(LOADED), slots, by)
+
+
+def claim(journal: Journal, by: Rules) -> list[ClaimedRun]:
+    return look(journal, by).claimed
+
+
+def finish(journal: Journal, by: Rules, run: ClaimedRun, end: AttemptEnd = SUCCEEDED) -> Next:
+    ended = [Ended(run.id, run.attempt, end)]
+    (one,) = outcomes.record_ends(journal, "w1", ended, by, lambda: 0.5)
+    assert one.next is not None
+    return one.next
+
+
+def run_one(
+    journal: Journal, by: Rules, end: AttemptEnd = SUCCEEDED, *alerts: dict[str, Any]
+) -> ClaimedRun:
+    """Accept, claim and end one run; it must be the only one that may start."""
+    accept(journal, by, *alerts or [alert()])
+    (run,) = claim(journal, by)
+    finish(journal, by, run, end)
+    return run
+
+
+def run_all(journal: Journal, by: Rules) -> list[str]:
+    """Run all that may run now, and return whose runs those were."""
+    ran = []
+    while found := claim(journal, by):
+        for run in found:
+            finish(journal, by, run)
+            ran.append(run.fingerprint)
+    return ran
+
+
+def row(journal: Journal, run_id: int = 1) -> dict[str, Any]:
+    return reading.find_run(journal, run_id)
+
+
+def shown(journal: Journal) -> list[tuple[str, str, str]]:
+    """Return action, kind and state (or outcome) of every run, the oldest first."""
+    found = reversed(reading.list_runs(journal))
+    return [(one["action"], one["kind"], one["outcome"] or one["state"]) for one in found]
+
+
+# Cooldown
+
+
+COOLING = rules(cooldown=30 * MINUTE)
+REFIRED = alert(starts_at=T0 + 5 * MINUTE)
+
+
+def test_refire_inside_a_cooldown_is_delayed_and_then_runs(journal: Journal, clock: Clock) -> None:
+    started = clock.now
+    run_one(journal, COOLING)
+    clock.move(minutes=10)
+    assert accept(journal, COOLING, REFIRED) == Counts(accepted=1)
+    assert claim(journal, COOLING) == []
+    delayed = row(journal, 2)
+    assert delayed["state"] == "queued"
+    assert (delayed["due_at"], delayed["held_since"]) == (started + 30 * MINUTE, clock.now)
+    assert delayed["held_by"] == "cooldown"
+    assert delayed["reason"] == (
+        "delayed: the action ran for this target less than 30m ago (cooldown)"
+    )
+    clock.now = started + 30 * MINUTE - SECOND
+    assert claim(journal, COOLING) == []
+    clock.move(seconds=1)
+    (run,) = claim(journal, COOLING)
+    assert (run.id, run.held_since) == (2, started + 10 * MINUTE)
+    assert (row(journal, 2)["held_since"], row(journal, 2)["held_by"]) == (None, None)
+
+
+def test_delay_is_told_once_and_not_looked_at_again_before_its_time(
+    journal: Journal, clock: Clock
+) -> None:
+    run_one(journal, COOLING)
+    accept(journal, COOLING, REFIRED)
+    assert [(run, verdict.kind) for run, verdict in look(journal, COOLING).moved] == [(2, "delay")]
+    assert look(journal, COOLING).moved == []
+    assert claims.next_due_at(journal, LOADED) == clock.now + 30 * MINUTE
+
+
+def test_cooldown_counts_from_the_start_and_holds_no_retry(journal: Journal, clock: Clock) -> None:
+    accept(journal, COOLING, alert())
+    (run,) = claim(journal, COOLING)
+    clock.move(minutes=29)
+    assert finish(journal, COOLING, run, FAILED).outcome is None
+    clock.move(seconds=30)
+    (again,) = claim(journal, COOLING)
+    assert (again.attempt, again.was_started) == (2, True)
+    finish(journal, COOLING, again)
+    accept(journal, COOLING, REFIRED)
+    clock.move(seconds=30)
+    assert len(claim(journal, COOLING)) == 1
+
+
+def test_delayed_run_is_cancelled_by_its_resolved_and_put_back_at_its_time(
+    journal: Journal, clock: Clock
+) -> None:
+    started = clock.now
+    run_one(journal, COOLING)
+    accept(journal, COOLING, REFIRED)
+    claim(journal, COOLING)
+    resolved = alert(status="resolved", starts_at=T0 + 5 * MINUTE)
+    accept(journal, COOLING, resolved)
+    assert row(journal, 2)["outcome"] == "cancelled"
+    accept(journal, COOLING, REFIRED)
+    assert claim(journal, COOLING) == []
+    clock.now = started + 30 * MINUTE
+    assert len(claim(journal, COOLING)) == 1
+
+
+# Rates
+
+
+def starts_by_minute(
+    journal: Journal, clock: Clock, by: Rules, minutes: int
+) -> list[tuple[int, str]]:
+    """Run whatever may run, minute by minute; return when runs started, and whose."""
+    found = []
+    for minute in range(minutes):
+        found += [(minute, fingerprint) for fingerprint in run_all(journal, by)]
+        clock.move(minutes=1)
+    return found
+
+
+def test_rate_limit_with_several_windows_lets_a_target_start_as_often_as_each_allows(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(target_labels=("host",), rate_limit=(Window(2, 10 * MINUTE), Window(3, HOUR)))
+    accept(journal, by, *[of_host(f"f{number}") for number in range(6)])
+    found = [minute for minute, _ in starts_by_minute(journal, clock, by, 75)]
+    assert found == [0, 0, 10, 60, 60, 70]
+
+
+def test_delayed_by_a_rate_the_run_says_by_which(journal: Journal, clock: Clock) -> None:
+    by = rules(target_labels=("host",), rate_limit=(Window(2, 10 * MINUTE), Window(3, HOUR)))
+    accept(journal, by, *[of_host(f"f{number}") for number in range(4)])
+    run_all(journal, by)
+    assert {row(journal, number)["reason"] for number in (3, 4)} == {
+        "delayed: there were 2 runs in 10m for this target already (rate_limit)"
+    }
+    clock.move(minutes=10)
+    run_all(journal, by)
+    last = row(journal, 4)
+    assert (last["held_by"], last["due_at"]) == ("rate_limit", T0 + MINUTE + HOUR)
+    assert last["reason"] == "delayed: there were 3 runs in 1h for this target already (rate_limit)"
+
+
+def test_rate_limit_counts_each_target_by_itself(journal: Journal) -> None:
+    by = rules(target_labels=("host",), rate_limit=(Window(1, HOUR),))
+    accept(journal, by, *[of_host(f"{host}-{number}", host) for host in "xy" for number in (1, 2)])
+    assert sorted(run_all(journal, by)) == ["x-1", "y-1"]
+
+
+def test_overall_rate_limit_counts_all_targets_of_an_action_together(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(overall_rate_limit=(Window(2, HOUR),))
+    accept(journal, by, *[alert(f"f{number}") for number in range(5)], action="b")
+    assert len(run_all(journal, by)) == 5
+    accept(journal, by, *[alert(f"f{number}") for number in range(5)])
+    assert len(run_all(journal, by)) == 2
+    held = reading.list_runs(journal, action="a", state="queued")
+    assert {one["held_by"] for one in held} == {"overall_rate_limit"}
+    assert {one["due_at"] for one in held} == {clock.now + HOUR}
+
+
+def test_limits_rate_limit_counts_all_actions_together(journal: Journal, clock: Clock) -> None:
+    by = rules(Limits(rate_limit=(Window(3, HOUR),)))
+    accept(journal, by, alert("f1"), alert("f2"))
+    accept(journal, by, alert("f1"), alert("f2"), action="b")
+    assert [run.id for run in claim(journal, by)] == [1, 2, 3]
+    assert row(journal, 4)["reason"] == (
+        "delayed: there were 3 runs in 1h of all actions already (limits)"
+    )
+    clock.move(hours=1)
+    assert [run.id for run in claim(journal, by)] == [4]
+
+
+def test_limits_max_concurrent_bounds_all_actions_together(journal: Journal) -> None:
+    by = rules(Limits(max_concurrent=3))
+    accept(journal, by, alert("f1"), alert("f2"))
+    accept(journal, by, alert("f1"), alert("f2"), action="b")
+    first, *_ = claim(journal, by)
+    assert [one["state"] for one in reading.list_runs(journal)].count("running") == 3
+    assert look(journal, by) == claims.Claims([], [])
+    finish(journal, by, first)
+    assert len(claim(journal, by)) == 1
+
+
+def test_attempt_that_never_returned_gives_its_slot_up_but_keeps_its_target(
+    journal: Journal,
+) -> None:
+    by = rules(Limits(max_concurrent=1), target_labels=("host",))
+    accept(journal, by, of_host("f1"), of_host("f2"), of_host("f3", "h2"))
+    (run,) = claim(journal, by)
+    assert claim(journal, by) == []
+    claims.mark_timed_out(journal, run.id, run.attempt)
+    assert [one.fingerprint for one in claim(journal, by)] == ["f3"]
+
+
+def test_runs_of_one_turn_count_against_each_other(journal: Journal) -> None:
+    by = rules(
+        Limits(rate_limit=(Window(5, HOUR),), max_concurrent=4),
+        target_labels=("host",),
+        max_concurrent=3,
+        overall_rate_limit=(Window(2, HOUR),),
+    )
+    accept(journal, by, *[of_host(f"f{number}", f"h{number % 5}") for number in range(10)])
+    accept(journal, by, *[alert(f"f{number}") for number in range(10)], action="b")
+    claimed = claim(journal, by)
+    assert [run.action for run in claimed] == ["a", "a", "b", "b"]
+    assert len({run.target for run in claimed if run.action == "a"}) == 2
+
+
+def test_limit_is_not_exceeded_by_many_claimers_at_once(
+    open_journal: Callable[..., Journal],
+) -> None:
+    journal = open_journal()
+    by = rules(
+        Limits(rate_limit=(Window(9, HOUR),)),
+        target_labels=("host",),
+        max_concurrent=8,
+        rate_limit=(Window(1, HOUR),),
+    )
+    now = journal_time(journal)
+    of_hosts = [of_host(f"f{number}", f"h{number % 12}", starts_at=now) for number in range(36)]
+    accept(journal, by, *of_hosts)
+    with ThreadPoolExecutor(8) as threads:
+        looks = [
+            threads.submit(partial(look, journal, by, owner=f"w{number}", slots=2))
+            for number in range(16)
+        ]
+    claimed = [run for one in looks for run in one.result().claimed]
+    assert len(claimed) == 8
+    assert len({run.target for run in claimed}) == 8
+
+
+def journal_time(journal: Journal) -> datetime:
+    with journal.reading() as connection:
+        return journal.now(connection)
+
+
+# Targets
+
+
+def test_two_alerts_of_one_host_never_overlap_and_share_its_cooldown(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(target_labels=("host",), cooldown=10 * MINUTE)
+    accept(journal, by, of_host("disk"), of_host("memory"), of_host("disk-2", "h2"))
+    first, other = claim(journal, by)
+    assert (first.fingerprint, first.target) == ("disk", "host=h1")
+    assert (other.fingerprint, other.target) == ("disk-2", "host=h2")
+    assert claim(journal, by) == []
+    assert row(journal, 2)["held_by"] is None
+    finish(journal, by, first)
+    assert claim(journal, by) == []
+    assert row(journal, 2)["held_by"] == "cooldown"
+    clock.move(minutes=10)
+    assert [run.fingerprint for run in claim(journal, by)] == ["memory"]
+
+
+def test_target_is_made_of_all_its_labels_and_of_the_source(journal: Journal) -> None:
+    by = rules(target_labels=("region", "fs"), max_concurrent=9)
+    both = {"region": "eu", "fs": "fs-1"}
+    for source in ("", "west"):
+        accept(journal, by, alert("f1", labels=both), alert("f2", labels={"fs": "fs-1"}),
+               source=source)  # fmt: skip
+    assert sorted(run.target for run in claim(journal, by)) == [
+        "fs=fs-1", "region=eu,fs=fs-1", "west/fs=fs-1", "west/region=eu,fs=fs-1",
+    ]  # fmt: skip
+
+
+def test_alert_without_the_label_is_a_target_of_its_own(journal: Journal) -> None:
+    by = rules(target_labels=("host",), cooldown=HOUR)
+    accept(journal, by, alert("f1"), alert("f2"), alert("f3", labels={"host": ""}))
+    assert sorted(run.target for run in claim(journal, by)) == ["f1", "f2", "f3"]
+
+
+def test_same_target_of_another_action_is_free(journal: Journal) -> None:
+    by = Rules(policies={name: Policy(target_labels=("host",), cooldown=HOUR) for name in "ab"})
+    for action in ("a", "b"):
+        accept(journal, by, of_host("f1"), action=action)
+        assert [(run.action, run.target) for run in claim(journal, by)] == [(action, "host=h1")]
+
+
+# The breaker
+
+
+BREAKING = rules(breaker=Breaker(3, 10 * MINUTE), max_attempts=1)
+
+
+def break_it(journal: Journal, clock: Clock, by: Rules = BREAKING, times: int = 3) -> None:
+    for number in range(times):
+        run_one(journal, by, FAILED, alert(f"broken-{number}"))
+        clock.move(seconds=1)
+
+
+def test_breaker_opens_half_opens_and_closes_again(journal: Journal, clock: Clock) -> None:
+    break_it(journal, clock)
+    accept(journal, BREAKING, *[alert(f"f{number}") for number in range(5)])
+    assert claim(journal, BREAKING) == []
+    held = reading.list_runs(journal, state="queued")
+    assert {one["held_by"] for one in held} == {"breaker"}
+    assert {one["reason"] for one in held} == {
+        "delayed: the breaker is open: the last 3 attempts of the action failed"
+    }
+    assert {one["due_at"] for one in held} == {clock.now - SECOND + 10 * MINUTE}
+    clock.move(minutes=10)
+    (first,) = claim(journal, BREAKING)
+    assert claim(journal, BREAKING) == []
+    clock.move(seconds=1)
+    finish(journal, BREAKING, first, FAILED)
+    assert claim(journal, BREAKING) == []
+    clock.move(minutes=10)
+    (second,) = claim(journal, BREAKING)
+    clock.move(seconds=1)
+    finish(journal, BREAKING, second)
+    assert len(claim(journal, BREAKING)) == 3
+
+
+def test_breaker_of_one_action_holds_no_other_back(journal: Journal, clock: Clock) -> None:
+    break_it(journal, clock)
+    accept(journal, BREAKING, alert("f1"), alert("f2"), action="b")
+    assert len(claim(journal, BREAKING)) == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "opens"),
+    [
+        pytest.param([FAILED, FAILED], False, id="fewer"),
+        pytest.param([FAILED, SUCCEEDED, FAILED, FAILED], False, id="not in a row"),
+        pytest.param([SUCCEEDED, FAILED, FAILED, FAILED], True, id="in a row"),
+        pytest.param([FAILED, BROKEN, AttemptEnd("killed")], True, id="failed in every way"),
+        pytest.param([FAILED, AttemptEnd("interrupted"), FAILED], False, id="interrupted"),
+        pytest.param([FAILED, AttemptEnd("cancelled"), FAILED], False, id="cancelled"),
+        pytest.param(
+            [FAILED, FAILED, AttemptEnd("cancelled"), AttemptEnd("interrupted"), FAILED],
+            True,
+            id="cancelled and interrupted ones do not break the row",
+        ),
+    ],
+)
+def test_breaker_counts_attempts_that_say_something_about_the_action(
+    journal: Journal, clock: Clock, ends: Sequence[AttemptEnd], opens: bool
+) -> None:
+    for number, end in enumerate(ends):
+        run_one(journal, BREAKING, end, alert(f"broken-{number}"))
+        clock.move(seconds=1)
+    accept(journal, BREAKING, alert("next"))
+    assert len(claim(journal, BREAKING)) == (0 if opens else 1)
+
+
+def test_breaker_delays_retries_too(journal: Journal, clock: Clock) -> None:
+    by = rules(breaker=Breaker(2, 10 * MINUTE), max_attempts=5)
+    accept(journal, by, alert())
+    for _ in range(2):
+        (run,) = claim(journal, by)
+        finish(journal, by, run, FAILED)
+        clock.move(seconds=10)
+    assert claim(journal, by) == []
+    assert row(journal)["held_by"] == "breaker"
+    clock.move(minutes=10)
+    (run,) = claim(journal, by)
+    assert run.attempt == 3
+
+
+def test_breaker_that_abandoned_attempts_opened_delays_until_its_pause_is_over(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules()
+    with journal.writing() as connection:
+        why = "attempts never returned"
+        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
+    accept(journal, by, alert())
+    assert claim(journal, by) == []
+    assert row(journal)["reason"] == "delayed: the breaker is open: attempts never returned"
+    clock.move(minutes=10)
+    assert len(claim(journal, by)) == 1
+
+
+# Skipping
+
+
+def test_when_limited_is_skip_a_limited_run_is_skipped_and_escalated(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(cooldown=30 * MINUTE, when_limited="skip", escalate_to="page")
+    run_one(journal, by)
+    accept(journal, by, REFIRED)
+    found = look(journal, by)
+    assert [(run, verdict.kind) for run, verdict in found.moved] == [(2, "skip")]
+    assert shown(journal) == [
+        ("a", "fired", "succeeded"),
+        ("a", "fired", "skipped"),
+        ("page", "escalation", "queued"),
+    ]
+    skipped, page = row(journal, 2), row(journal, 3)
+    assert (skipped["held_by"], skipped["finished_at"]) == ("cooldown", clock.now)
+    assert skipped["reason"] == (
+        "skipped: the action ran for this target less than 30m ago (cooldown); when_limited is skip"
+    )
+    assert (page["escalated_from"], page["reason"]) == (2, "escalated: run 2 ended skipped")
+    assert [run.action for run in claim(journal, by)] == ["page"]
+
+
+def test_skipped_run_is_not_put_back_and_its_episode_runs_no_more(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(cooldown=30 * MINUTE, when_limited="skip")
+    run_one(journal, by)
+    accept(journal, by, REFIRED)
+    claim(journal, by)
+    accept(journal, by, alert(status="resolved", starts_at=T0 + 5 * MINUTE))
+    clock.move(hours=1)
+    accept(journal, by, REFIRED)
+    assert claim(journal, by) == []
+    assert shown(journal) == [("a", "fired", "succeeded"), ("a", "fired", "skipped")]
+
+
+def test_what_was_delayed_for_max_delay_is_skipped_and_escalated(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(cooldown=HOUR, max_delay=20 * MINUTE, escalate_to="page")
+    run_one(journal, by)
+    accept(journal, by, REFIRED)
+    assert claim(journal, by) == []
+    assert row(journal, 2)["due_at"] == clock.now + 20 * MINUTE
+    clock.move(minutes=20)
+    assert [run.action for run in claim(journal, by)] == []
+    assert row(journal, 2)["outcome"] == "skipped"
+    assert row(journal, 2)["reason"] == (
+        "skipped: the action ran for this target less than 1h ago (cooldown), "
+        "and it was delayed for 20m (max_delay)"
+    )
+    assert [run.action for run in claim(journal, by)] == ["page"]
+
+
+def test_what_is_free_again_before_max_delay_runs(journal: Journal, clock: Clock) -> None:
+    by = rules(target_labels=("host",), rate_limit=(Window(1, 15 * MINUTE),), max_delay=40 * MINUTE)
+    accept(journal, by, *[of_host(f"f{number}") for number in range(5)])
+    assert starts_by_minute(journal, clock, by, 60) == [(0, "f0"), (15, "f1"), (30, "f2")]
+    assert [one["outcome"] for one in reading.list_runs(journal)] == [
+        "skipped", "skipped", "succeeded", "succeeded", "succeeded",
+    ]  # fmt: skip
+    assert {row(journal, number)["finished_at"] for number in (4, 5)} == {T0 + 41 * MINUTE}
+
+
+# Dry runs
+
+
+DRY = {
+    "per action": (rules(dry_run=True), {}),
+    "global": (Rules(dry_run=True), {}),
+    "by annotation": (Rules(), {"action_dry_run": " True "}),
+}
+
+
+@pytest.mark.parametrize(("by", "annotations"), DRY.values(), ids=DRY)
+def test_dry_run_is_claimed_and_recorded_as_one(
+    journal: Journal, by: Rules, annotations: dict[str, str]
+) -> None:
+    accept(journal, by, alert(annotations=annotations))
+    (run,) = claim(journal, by)
+    assert run.is_dry_run
+    said = AttemptEnd("succeeded", result='{"dry_run":"would do it"}')
+    finish(journal, by, run, said)
+    kept = row(journal)
+    assert (kept["dry_run"], kept["outcome"], kept["result"]) == (True, "succeeded", said.result)
+
+
+@pytest.mark.parametrize("asked", ["false", "", "yes", "1", "truely"])
+def test_annotation_that_does_not_say_true_makes_no_dry_run(journal: Journal, asked: str) -> None:
+    accept(journal, Rules(), alert(annotations={"action_dry_run": asked}))
+    (run,) = claim(journal, Rules())
+    assert not run.is_dry_run
+
+
+FOLLOWED: dict[str, Any] = {
+    "repeat_after": MINUTE,
+    "verify_after": MINUTE,
+    "escalate_to": "page",
+    "cooldown": HOUR,
+    "target_labels": ("host",),
+}
+
+
+@pytest.mark.parametrize("how", DRY)
+@pytest.mark.parametrize("end", [SUCCEEDED, BROKEN], ids=["succeeded", "failed"])
+def test_dry_run_counts_in_no_limit_and_nothing_follows_it(
+    journal: Journal, clock: Clock, how: str, end: AttemptEnd
+) -> None:
+    by = Rules(
+        policies={"a": Policy(**FOLLOWED, overall_rate_limit=(Window(1, HOUR),))},
+        limits=Limits(rate_limit=(Window(1, HOUR),)),
+        resolved_hooks=frozenset({"a"}),
+    )
+    dry = by
+    if how == "per action":
+        dry = replace(by, policies={"a": replace(by.policy("a"), dry_run=True)})
+    if how == "global":
+        dry = replace(by, dry_run=True)
+    accept(journal, dry, of_host("shadow", annotations=DRY[how][1]))
+    (run,) = claim(journal, dry)
+    # Resolved while it runs: its success would be what a `resolved` run waits for.
+    accept(journal, dry, of_host("shadow", status="resolved"))
+    finish(journal, dry, run, end)
+    clock.move(minutes=1)
+    assert outcomes.verify_due(journal, dry) == []
+    assert [one["kind"] for one in reading.list_runs(journal)] == ["fired"]
+    accept(journal, by, of_host("real"))
+    (real,) = claim(journal, by)
+    assert not real.is_dry_run
+
+
+def test_dry_run_does_not_count_in_the_turn_that_starts_it_either(journal: Journal) -> None:
+    one_an_hour = (Window(1, HOUR),)
+    by = rules(Limits(rate_limit=one_an_hour), overall_rate_limit=one_an_hour)
+    accept(journal, by, alert("dry", annotations={"action_dry_run": "true"}), alert("real"))
+    assert [(run.fingerprint, run.is_dry_run) for run in claim(journal, by)] == [
+        ("dry", True),
+        ("real", False),
+    ]
+
+
+def test_dry_run_that_is_skipped_does_not_escalate(journal: Journal) -> None:
+    by = rules(cooldown=HOUR, when_limited="skip", escalate_to="page", target_labels=("host",))
+    run_one(journal, by, SUCCEEDED, of_host("real"))
+    accept(journal, by, of_host("shadow", annotations={"action_dry_run": "true"}))
+    claim(journal, by)
+    assert shown(journal) == [("a", "fired", "succeeded"), ("a", "fired", "skipped")]
+
+
+def test_dry_run_keeps_its_target_and_slot_while_it_runs(journal: Journal) -> None:
+    by = rules(dry_run=True, target_labels=("host",), max_concurrent=2)
+    accept(journal, by, *[of_host(f"f{number}", f"h{number // 2}") for number in range(6)])
+    assert [run.target for run in claim(journal, by)] == ["host=h0", "host=h1"]
+
+
+def test_dry_run_of_an_action_that_needs_approval_waits_for_nobody(journal: Journal) -> None:
+    by = rules(approval="required")
+    accept(journal, by, alert("real"), alert("dry", annotations={"action_dry_run": "true"}))
+    (run,) = claim(journal, by)
+    assert (run.fingerprint, run.is_dry_run) == ("dry", True)
+    assert row(journal)["state"] == "awaiting_approval"
+
+
+# Pause and resume
+
+
+def test_paused_action_starts_nothing_until_resumed_while_others_do(journal: Journal) -> None:
+    by = rules()
+    assert requests.pause(journal, ANN, "a", "deploy") == "a paused"
+    accept(journal, by, alert("f1"))
+    accept(journal, by, alert("f2"), action="b")
+    assert [run.action for run in claim(journal, by)] == ["b"]
+    assert row(journal)["state"] == "queued"
+    assert requests.resume(journal, ANN, "a") == "a resumed"
+    assert [run.action for run in claim(journal, by)] == ["a"]
+
+
+def test_global_pause_starts_nothing_at_all(journal: Journal) -> None:
+    by = rules()
+    assert requests.pause(journal, ANN, None) == "all actions paused"
+    for action in ("a", "b"):
+        accept(journal, by, alert(), action=action)
+    assert look(journal, by) == claims.Claims([], [])
+    assert requests.resume(journal, ANN, None) == "all actions resumed"
+    assert [run.action for run in claim(journal, by)] == ["a", "b"]
+
+
+def test_pause_of_an_action_outlasts_the_global_one(journal: Journal) -> None:
+    by = rules()
+    requests.pause(journal, ANN, "a")
+    requests.pause(journal, ANN, None)
+    for action in ("a", "b"):
+        accept(journal, by, alert(), action=action)
+    requests.resume(journal, ANN, None)
+    assert [run.action for run in claim(journal, by)] == ["b"]
+
+
+@pytest.mark.parametrize("action", ["a", None], ids=["an action", "all"])
+def test_pause_for_a_time_ends_by_itself(
+    journal: Journal, clock: Clock, action: str | None
+) -> None:
+    by = rules()
+    requests.pause(journal, ANN, action, lasting=30 * MINUTE)
+    accept(journal, by, alert())
+    clock.move(minutes=30, seconds=-1)
+    assert claim(journal, by) == []
+    clock.move(seconds=1)
+    assert len(claim(journal, by)) == 1
+
+
+def test_later_pause_takes_the_place_of_an_earlier_one(journal: Journal, clock: Clock) -> None:
+    by = rules()
+    requests.pause(journal, ANN, "a", "first", lasting=MINUTE)
+    requests.pause(journal, ANN, "a", "second")
+    (held,) = reading.list_holds(journal)
+    assert (held["kind"], held["until"], held["reason"]) == ("pause", None, "by ann: second")
+    clock.move(hours=1)
+    accept(journal, by, alert())
+    assert claim(journal, by) == []
+
+
+def test_pause_is_obeyed_by_the_next_claim_while_what_runs_goes_on(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules()
+    accept(journal, by, alert("done"), alert("fails"))
+    done, fails = claim(journal, by)
+    requests.pause(journal, ANN, "a")
+    assert finish(journal, by, done).outcome == "succeeded"
+    assert finish(journal, by, fails, FAILED).outcome is None
+    clock.move(minutes=1)
+    assert claim(journal, by) == []  # Another attempt is a start too, as far as a pause goes.
+    requests.resume(journal, ANN, "a")
+    assert [(run.id, run.attempt) for run in claim(journal, by)] == [(fails.id, 2)]
+
+
+def test_alerts_are_accepted_and_closed_while_all_is_paused(journal: Journal) -> None:
+    by = rules()
+    requests.pause(journal, ANN, None)
+    assert accept(journal, by, alert("f1"), alert("f2")) == Counts(accepted=2)
+    assert accept(journal, by, alert("f1", status="resolved")) == Counts(resolved=1)
+    assert shown(journal) == [("a", "fired", "cancelled"), ("a", "fired", "queued")]
+
+
+def test_pause_delays_nothing_beyond_itself(journal: Journal, clock: Clock) -> None:
+    by = rules(cooldown=HOUR, max_delay=2 * HOUR)
+    run_one(journal, by)
+    accept(journal, by, REFIRED)
+    claim(journal, by)
+    requests.pause(journal, ANN, "a")
+    clock.move(hours=4)
+    assert look(journal, by) == claims.Claims([], [])
+    requests.resume(journal, ANN, "a")
+    assert len(claim(journal, by)) == 1
+
+
+@pytest.mark.parametrize("action", ["a", None], ids=["an action", "all"])
+def test_resume_of_what_is_not_paused_is_refused(journal: Journal, action: str | None) -> None:
+    requests.pause(journal, ANN, "b")
+    with pytest.raises(OperationError, match="is not paused"):
+        requests.resume(journal, ANN, action)
+    assert [one["operation"] for one in reading.audit_of(journal)] == ["pause"]
+
+
+# Approval
+
+
+APPROVED = rules(approval="required", approval_timeout=20 * MINUTE, escalate_to="page")
+
+
+def test_run_waits_for_a_person_and_runs_once_approved(journal: Journal, clock: Clock) -> None:
+    accept(journal, APPROVED, alert())
+    waiting = row(journal)
+    assert (waiting["state"], waiting["approval"]) == ("awaiting_approval", "required")
+    assert waiting["expires_at"] == clock.now + 20 * MINUTE
+    assert waiting["reason"] == "waits for approval, 20m at most"
+    assert claim(journal, APPROVED) == []
+    assert requests.approve(journal, ANN, 1) == "run 1 is approved"
+    assert row(journal)["reason"] == "approved by ann"
+    (run,) = claim(journal, APPROVED)
+    assert finish(journal, APPROVED, run).outcome == "succeeded"
+    clock.move(minutes=20)
+    assert outcomes.expire_approvals(journal, APPROVED) == []
+
+
+def test_rejected_run_is_cancelled_for_good(journal: Journal) -> None:
+    accept(journal, APPROVED, alert())
+    assert requests.reject(journal, ANN, 1, "not now") == "run 1 is rejected"
+    kept = row(journal)
+    assert (kept["outcome"], kept["cancelled_by"]) == ("cancelled", "person")
+    assert kept["reason"] == "rejected by ann: not now"
+    accept(journal, APPROVED, alert(status="resolved"))
+    accept(journal, APPROVED, alert())
+    assert shown(journal) == [("a", "fired", "cancelled")]
+
+
+def test_what_nobody_approved_in_time_is_skipped_and_escalated(
+    journal: Journal, clock: Clock
+) -> None:
+    accept(journal, APPROVED, alert("f1"))
+    clock.move(minutes=10)
+    accept(journal, APPROVED, alert("f2"))
+    assert outcomes.expire_approvals(journal, APPROVED) == []
+    clock.move(minutes=10)
+    assert outcomes.expire_approvals(journal, APPROVED) == [1]
+    assert shown(journal) == [
+        ("a", "fired", "skipped"),
+        ("a", "fired", "awaiting_approval"),
+        ("page", "escalation", "queued"),
+    ]
+    expired = row(journal)
+    assert (expired["held_by"], expired["finished_at"]) == ("approval", clock.now)
+    assert expired["reason"] == "skipped: nobody approved it in time"
+    assert row(journal, 3)["escalated_from"] == 1
+    assert [run.action for run in claim(journal, APPROVED)] == ["page"]
+
+
+def test_escalation_that_needs_approval_waits_for_it(journal: Journal) -> None:
+    by = Rules(policies={"a": Policy(escalate_to="b"), "b": Policy(approval="required")})
+    run_one(journal, by, BROKEN)
+    assert shown(journal)[1] == ("b", "escalation", "awaiting_approval")
+    requests.approve(journal, ANN, 2)
+    assert [run.action for run in claim(journal, by)] == ["b"]
+
+
+def test_resolved_cancels_what_waits_for_approval(journal: Journal) -> None:
+    accept(journal, APPROVED, alert())
+    accept(journal, APPROVED, alert(status="resolved"))
+    assert shown(journal) == [("a", "fired", "cancelled")]
+    with pytest.raises(OperationError, match="run 1 waits for no approval: it is cancelled"):
+        requests.approve(journal, ANN, 1)
+
+
+def test_false_resolved_puts_an_unapproved_run_back_to_waiting_for_approval(
+    journal: Journal, clock: Clock
+) -> None:
+    accept(journal, APPROVED, alert())
+    accept(journal, APPROVED, alert(status="resolved"))
+    clock.move(hours=1)
+    accept(journal, APPROVED, alert())
+    assert row(journal)["state"] == "awaiting_approval"
+    assert row(journal)["expires_at"] == clock.now + 20 * MINUTE
+    assert outcomes.expire_approvals(journal, APPROVED) == []
+    assert claim(journal, APPROVED) == []
+    requests.approve(journal, ANN, 1)
+    assert len(claim(journal, APPROVED)) == 1
+
+
+def test_false_resolved_puts_an_approved_run_back_without_another_approval(
+    journal: Journal,
+) -> None:
+    accept(journal, APPROVED, alert())
+    requests.approve(journal, ANN, 1)
+    accept(journal, APPROVED, alert(status="resolved"))
+    accept(journal, APPROVED, alert())
+    assert len(claim(journal, APPROVED)) == 1
+
+
+def test_repeats_and_what_undoes_need_no_second_approval(journal: Journal, clock: Clock) -> None:
+    by = Rules(
+        policies={"a": Policy(approval="required", repeat_after=10 * MINUTE)},
+        resolved_hooks=frozenset({"a"}),
+    )
+    accept(journal, by, alert())
+    requests.approve(journal, ANN, 1)
+    run_all(journal, by)
+    clock.move(minutes=10)
+    assert run_all(journal, by) == ["f1"]
+    accept(journal, by, alert(status="resolved"))
+    clock.move(minutes=5)
+    assert [run.kind for run in claim(journal, by)] == ["resolved"]
+
+
+def test_new_episode_needs_an_approval_of_its_own(journal: Journal) -> None:
+    accept(journal, APPROVED, alert())
+    requests.approve(journal, ANN, 1)
+    run_all(journal, APPROVED)
+    accept(journal, APPROVED, REFIRED)
+    assert row(journal, 2)["state"] == "awaiting_approval"
+
+
+def test_approved_run_is_held_by_limits_like_any_other(journal: Journal) -> None:
+    by = rules(approval="required", cooldown=HOUR, target_labels=("host",))
+    accept(journal, by, of_host("f1"), of_host("f2"))
+    for run_id in (1, 2):
+        requests.approve(journal, ANN, run_id)
+    assert run_all(journal, by) == ["f1"]
+    assert row(journal, 2)["held_by"] == "cooldown"
+
+
+# Retry and cancel
+
+
+def test_retry_gives_a_failed_run_all_its_attempts_again(journal: Journal, clock: Clock) -> None:
+    by = rules(max_attempts=3)
+    accept(journal, by, alert())
+    for attempt in (1, 2, 3, 4, 5, 6):
+        (run,) = claim(journal, by)
+        assert (run.attempt, run.attempts_before) == (attempt, 0 if attempt < 4 else 3)
+        step = finish(journal, by, run, FAILED)
+        assert step.outcome == ("failed" if attempt in (3, 6) else None)
+        clock.move(minutes=10)
+        if attempt == 3:
+            assert claim(journal, by) == []
+            assert requests.retry(journal, ANN, 1) == "run 1 is queued again"
+            assert row(journal)["reason"] == "retried by ann"
+            assert (row(journal)["outcome"], row(journal)["finished_at"]) == (None, None)
+    assert len(reading.attempts_of(journal, 1)) == 6
+    assert len(reading.list_runs(journal)) == 1
+
+
+def test_retry_does_not_wait_for_the_time_that_the_run_waited_for(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules()
+    accept(journal, by, alert())
+    (run,) = claim(journal, by)
+    finish(journal, by, run, replace(FAILED, retry_at=clock.now + 3 * HOUR))
+    requests.cancel(journal, ANN, 1)
+    requests.retry(journal, ANN, 1)
+    assert len(claim(journal, by)) == 1
+
+
+def test_retry_keeps_the_run_and_its_key(journal: Journal) -> None:
+    by = rules()
+    run = run_one(journal, by, BROKEN)
+    requests.retry(journal, ANN, run.id)
+    (again,) = claim(journal, by)
+    assert (again.id, again.idempotency_key) == (run.id, run.idempotency_key)
+
+
+def test_retry_is_a_start_that_limits_hold_back_and_count(journal: Journal, clock: Clock) -> None:
+    run_one(journal, COOLING, BROKEN)
+    clock.move(minutes=10)
+    requests.retry(journal, ANN, 1)
+    assert claim(journal, COOLING) == []
+    assert row(journal)["held_by"] == "cooldown"
+    clock.move(minutes=20)
+    assert run_all(journal, COOLING) == ["f1"]
+    accept(journal, COOLING, REFIRED)
+    assert claim(journal, COOLING) == []
+    assert row(journal, 2)["due_at"] == clock.now + 30 * MINUTE
+
+
+def test_retry_of_a_run_that_nobody_approved_is_its_approval(
+    journal: Journal, clock: Clock
+) -> None:
+    accept(journal, APPROVED, alert())
+    clock.move(minutes=20)
+    outcomes.expire_approvals(journal, APPROVED)
+    requests.retry(journal, ANN, 1)
+    assert row(journal)["approval"] == "approved"
+    assert [run.action for run in claim(journal, APPROVED)] == ["a", "page"]
+
+
+def test_retried_run_that_was_skipped_may_be_delayed_for_max_delay_again(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(cooldown=5 * HOUR, max_delay=HOUR)
+    run_one(journal, by)
+    accept(journal, by, REFIRED)
+    for _ in range(2):
+        claim(journal, by)
+        clock.move(hours=1)
+    assert row(journal, 2)["outcome"] == "skipped"
+    requests.retry(journal, ANN, 2)
+    assert claim(journal, by) == []
+    assert (row(journal, 2)["state"], row(journal, 2)["due_at"]) == ("queued", clock.now + HOUR)
+
+
+def test_person_cancels_what_waits_at_once_and_it_is_never_put_back(journal: Journal) -> None:
+    by = rules()
+    accept(journal, by, alert())
+    assert requests.cancel(journal, ANN, 1, "known") == "run 1 is cancelled"
+    kept = row(journal)
+    assert (kept["outcome"], kept["cancelled_by"]) == ("cancelled", "person")
+    assert kept["reason"] == "cancelled by ann: known"
+    accept(journal, by, alert(status="resolved"))
+    accept(journal, by, alert())
+    assert shown(journal) == [("a", "fired", "cancelled")]
+    assert claim(journal, by) == []
+
+
+def test_running_run_is_asked_to_stop_and_is_never_put_back(journal: Journal, clock: Clock) -> None:
+    by = rules()
+    accept(journal, by, alert())
+    (run,) = claim(journal, by)
+    done = "run 1 is running; its attempt was asked to stop"
+    assert requests.cancel(journal, ANN, 1) == done
+    assert claims.cancel_requests(journal, "w1") == {1: "cancelled by ann"}
+    assert claims.cancel_requests(journal, "w2") == {}
+    accept(journal, by, alert(status="resolved"))
+    # It did not listen, and failed; without the cancel it would be tried again.
+    step = finish(journal, by, run, FAILED)
+    assert (step.outcome, step.reason) == ("cancelled", "cancelled by ann")
+    accept(journal, by, alert())
+    clock.move(hours=1)
+    assert claim(journal, by) == []
+    assert row(journal)["cancelled_by"] == "person"
+
+
+def test_run_that_succeeded_before_it_could_be_cancelled_has_succeeded(journal: Journal) -> None:
+    by = rules()
+    accept(journal, by, alert())
+    (run,) = claim(journal, by)
+    requests.cancel(journal, ANN, 1)
+    assert finish(journal, by, run).outcome == "succeeded"
+
+
+def test_retry_of_a_cancelled_run_forgets_the_cancel(journal: Journal, clock: Clock) -> None:
+    by = rules()
+    accept(journal, by, alert())
+    (run,) = claim(journal, by)
+    requests.cancel(journal, ANN, 1)
+    finish(journal, by, run, FAILED)
+    requests.retry(journal, ANN, 1)
+    (again,) = claim(journal, by)
+    assert claims.cancel_requests(journal, "w1") == {}
+    assert finish(journal, by, again, FAILED).outcome is None
+
+
+def test_cancelled_run_does_not_escalate(journal: Journal) -> None:
+    accept(journal, APPROVED, alert("f1"), alert("f2"))
+    requests.cancel(journal, ANN, 1)
+    requests.reject(journal, ANN, 2)
+    assert {action for action, *_ in shown(journal)} == {"a"}
+
+
+# Whatever a run's state, and who asked
+
+
+Make = Callable[[Journal, Clock], object]
+
+
+def _ended(end: AttemptEnd) -> Make:
+    return lambda journal, clock: run_one(journal, rules(), end)
+
+
+def _skipped(journal: Journal, clock: Clock) -> None:
+    accept(journal, APPROVED, alert())
+    clock.move(hours=1)
+    outcomes.expire_approvals(journal, APPROVED)
+
+
+def _unknown(journal: Journal, clock: Clock) -> None:
+    del clock
+    run_one(journal, rules(on_interrupt="hold"), AttemptEnd("interrupted", error="it died"))
+
+
+def _running(journal: Journal, clock: Clock) -> None:
+    del clock
+    accept(journal, rules(), alert())
+    claim(journal, rules())
+
+
+STATES: dict[str, Make] = {
+    "queued": lambda journal, clock: accept(journal, rules(), alert()),
+    "awaiting_approval": lambda journal, clock: accept(journal, APPROVED, alert()),
+    "running": _running,
+    "succeeded": _ended(SUCCEEDED),
+    "failed": _ended(BROKEN),
+    "cancelled": _ended(AttemptEnd("cancelled", error="stop")),
+    "skipped": _skipped,
+    "unknown": _unknown,
+}
+OPERATIONS: dict[str, tuple[Callable[[Journal, Person, int], str], set[str]]] = {
+    "retry": (requests.retry, {"failed", "cancelled", "skipped", "unknown"}),
+    "cancel": (requests.cancel, {"queued", "awaiting_approval", "running"}),
+    "approve": (requests.approve, {"awaiting_approval"}),
+    "reject": (requests.reject, {"awaiting_approval"}),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_operation_is_carried_out_in_its_states_and_refused_in_words_in_all_others(
+    open_journal: Callable[..., Journal], clock: Clock, state: str
+) -> None:
+    journal = open_journal(clock=clock)
+    STATES[state](journal, clock)
+    before = row(journal)
+    assert (before["outcome"] or before["state"]) == state
+    refused = [name for name, (_, states) in OPERATIONS.items() if state not in states]
+    for name in refused:
+        with pytest.raises(OperationError, match=rf"^run 1 .*\b{state}\b"):
+            OPERATIONS[name][0](journal, ANN, 1)
+    assert row(journal) == before
+    assert reading.audit_of(journal) == []
+    # One that is allowed changes the state, and with it what is allowed.
+    for name in sorted(OPERATIONS.keys() - set(refused))[:1]:
+        OPERATIONS[name][0](journal, ANN, 1)
+        assert row(journal) != before
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_on_an_unknown_run_is_refused_in_words(journal: Journal, name: str) -> None:
+    with pytest.raises(OperationError, match="there is no run 7; see `receiver runs`"):
+        OPERATIONS[name][0](journal, ANN, 7)
+    assert reading.audit_of(journal) == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "state", "ask", "detail"),
+    [
+        pytest.param("retry", "failed", requests.retry, "", id="retry"),
+        pytest.param("cancel", "queued", partial(requests.cancel, reason="why"), "why",
+                     id="cancel what waits"),
+        pytest.param("cancel", "running", partial(requests.cancel, reason="why"), "why",
+                     id="cancel what runs"),
+        pytest.param("approve", "awaiting_approval", requests.approve, "", id="approve"),
+        pytest.param("reject", "awaiting_approval", partial(requests.reject, reason="why"), "why",
+                     id="reject"),
+    ],
+)  # fmt: skip
+def test_operation_on_a_run_leaves_one_audit_row(
+    journal: Journal,
+    clock: Clock,
+    operation: str,
+    state: str,
+    ask: Callable[[Journal, Person, int], str],
+    detail: str,
+) -> None:
+    STATES[state](journal, clock)
+    clock.move(seconds=30)
+    ask(journal, ANN, 1)
+    (kept,) = reading.audit_of(journal)
+    assert kept == {
+        "id": 1, "at": clock.now, "who": "ann", "origin": "cli on desk", "operation": operation,
+        "action": "a", "run_id": 1, "detail": detail,
+    }  # fmt: skip
+    assert reading.audit_of(journal, 1) == [kept]
+    assert reading.audit_of(journal, 2) == []
+
+
+@pytest.mark.parametrize("action", ["a", None], ids=["an action", "all"])
+def test_pause_and_resume_leave_one_audit_row_each(
+    journal: Journal, clock: Clock, action: str | None
+) -> None:
+    requests.pause(journal, ANN, action, "deploy", lasting=HOUR)
+    clock.move(seconds=30)
+    requests.resume(journal, Person("bob", "api"), action)
+    resumed, paused = reading.audit_of(journal)
+    assert paused == {
+        "id": 1, "at": clock.now - 30 * SECOND, "who": "ann", "origin": "cli on desk",
+        "operation": "pause", "action": action, "run_id": None, "detail": "deploy",
+    }  # fmt: skip
+    assert resumed == {
+        "id": 2, "at": clock.now, "who": "bob", "origin": "api",
+        "operation": "resume", "action": action, "run_id": None, "detail": "",
+    }  # fmt: skip

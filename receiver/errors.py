@@ -79,12 +79,13 @@ class TemporaryError(ActionError):
         self,
         message: str = "",
         *,
-        retry_after: timedelta | float | None = None,
+        retry_after: timedelta | float | str | None = None,
         retry_at: datetime | None = None,
     ) -> None:
         super().__init__(message)
-        if isinstance(retry_after, int | float):
-            retry_after = timedelta(seconds=retry_after)
+        # A text, too: headers such as Retry-After are passed on as they come.
+        if isinstance(retry_after, int | float | str):
+            retry_after = timedelta(seconds=float(retry_after))
         if retry_at is not None and retry_at.tzinfo is None:
             raise ValueError("retry_at must be an aware datetime, such as datetime.now(UTC)")
         self.retry_after = retry_after

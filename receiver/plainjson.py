@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Any
 
 _DEEPEST = 20
+_LONGEST_INTEGER = 1024  # Bits; Python refuses to write far longer ones.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -20,8 +21,10 @@ def dumps(value: Any) -> str:
 
 
 def _plain(value: Any, levels: int) -> Any:
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= _LONGEST_INTEGER else text_of(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else _number(value)
     if isinstance(value, timedelta):

@@ -40,10 +40,16 @@ def web(settings: Settings) -> None:
     """Accept notifications and write them to the journal; a worker runs the actions."""
     from receiver.web.server import Server
 
-    end_with_parent()
+    supervised = end_with_parent()
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
-    Server(settings).run()
+    try:
+        Server(settings).run()
+    except SystemExit as end:
+        # gunicorn's own code for a failed boot is for the supervisor; a user gets the usual 1.
+        if end.code == CANNOT_START and not supervised:
+            sys.exit(1)
+        raise
 
 
 @click.command

@@ -58,6 +58,9 @@ class Dialect(Protocol):
     def is_unusable(self, error: sa.exc.DBAPIError) -> bool:
         """Whether the database is damaged or no database at all."""
 
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether only a new connection can find that the cause has gone."""
+
 
 class SQLite:
     """One file on a local disk; every write transaction holds the only write lock."""
@@ -157,6 +160,11 @@ class SQLite:
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the file could not be opened for writing: that stays so for a connection."""
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+
 
 class PostgreSQL:
     """A server that many processes on many machines share; its clock is the one that counts."""
@@ -221,6 +229,11 @@ class PostgreSQL:
         """Whether the database cannot be what the URL says (class 28, 3D)."""
         state = getattr(error.orig, "sqlstate", None) or ""
         return state[:2] in ("28", "3D")
+
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether the connection was lost: SQLAlchemy sees to that itself."""
+        del error
+        return False
 
 
 DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": SQLite, "postgresql": PostgreSQL}

@@ -85,6 +85,8 @@ class Journal:
                 ) from error
             if self.dialect.is_data_error(error):
                 raise JournalDataError(f"the journal refuses the data: {cause}") from error
+            if self.dialect.is_connection_spoilt(error):
+                self.engine.dispose()
             raise JournalUnavailableError(f"the journal cannot store now: {cause}") from error
         except sa.exc.TimeoutError as error:
             raise JournalUnavailableError(f"the journal is busy: {error}") from error

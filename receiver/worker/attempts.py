@@ -118,9 +118,10 @@ class Attempt:
         if isinstance(error, DeadlineExceededError):
             return AttemptEnd("failed", error=text)
         if isinstance(error, TemporaryError):
-            return AttemptEnd(
-                "failed", error=text, retry_at=error.retry_at, retry_after=error.retry_after
-            )
+            # One that does not call its parent's __init__ has neither.
+            retry_at = getattr(error, "retry_at", None)
+            retry_after = getattr(error, "retry_after", None)
+            return AttemptEnd("failed", error=text, retry_at=retry_at, retry_after=retry_after)
         _log.warning("action raised an unexpected exception", extra=self.fields, exc_info=error)
         return AttemptEnd("failed", error=text)
 

@@ -150,8 +150,8 @@ class Worker:
         for attempt in self._running.values():
             if attempt.policy.isolation == "thread" and attempt.seconds_left() < -_LATE_SECONDS:
                 if not attempt.is_timed_out:
-                    attempt.is_timed_out = True
                     claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
+                    attempt.is_timed_out = True  # Only now: what the journal missed is said again.
                     _log.error("attempt is past its deadline", extra=attempt.fields)
                 abandoned[attempt.run.action] += 1
         for action, number in abandoned.items():

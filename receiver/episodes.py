@@ -173,7 +173,15 @@ class Create:
     cancelled_by: str | None = None
 
 
-Change = Cancel | PutBack | Create
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Give a run that waits, or that would be put back, another due time."""
+
+    run_id: int
+    due_at: datetime
+
+
+Change = Cancel | PutBack | Create | Postpone
 
 WAITING = ("queued", "awaiting_approval")
 ESCALATED = ("failed", "unknown", "ineffective", "skipped")
@@ -256,6 +264,23 @@ def when_put_back(runs: Sequence[EpisodeRun], row: Episode) -> tuple[Episode, li
     return replace(row, round=row.round + 1), changes
 
 
+def when_retried(kind: str, row: Episode | None) -> tuple[str, str] | None:
+    """Return by what a run whose attempt failed is cancelled, and why; None: it is tried again.
+
+    What happened to its episode meanwhile means the same as if the run had waited all along; `row`
+    is None when a newer episode has its place.
+    """
+    if row is None:
+        if kind in ("resolved", "repeat"):
+            return "new episode", "a new episode of the alert began while the run was under way"
+    elif row.is_open:
+        if kind == "resolved":
+            return "fired again", "the alert fires again"
+    elif kind != "resolved":
+        return "resolved", "the alert resolved while the run waited for a retry"
+    return None
+
+
 def when_finished(
     run: EpisodeRun,
     runs: Sequence[EpisodeRun],
@@ -271,23 +296,30 @@ def when_finished(
     """
     changes: list[Change] = []
     if run.outcome == "succeeded" and run.kind in ("fired", "repeat") and row is not None:
-        repeats = [one for one in runs if one.kind == "repeat"]
-        ordinal = max((one.ordinal for one in repeats), default=0) + 1
-        pending = any(one.state != "finished" for one in repeats)
-        if policy.repeat_after is not None and ordinal <= policy.max_repeats and not pending:
-            changes.append(
-                Create(
-                    run.id,
-                    "repeat",
-                    ordinal,
-                    f"the alert still fires; repeat {ordinal} of at most {policy.max_repeats}",
-                    now + policy.repeat_after,
-                    cancelled_by=None if row.is_open else "resolved",
-                )
-            )
+        changes += _next_repeat(run, runs, row, policy, now)
         follow_up = when_settled(runs, row, resolved_after, now)
         changes += [follow_up] if follow_up else []
     return changes + escalation(run, run.outcome or "", policy)
+
+
+def _next_repeat(
+    run: EpisodeRun, runs: Sequence[EpisodeRun], row: Episode, policy: Policy, now: datetime
+) -> list[Change]:
+    """Return the repeat that a success brings about: one at a time, so long after this success."""
+    if policy.repeat_after is None:
+        return []
+    due_at = now + policy.repeat_after
+    repeats = [one for one in runs if one.kind == "repeat"]
+    # After a false resolved the action ran anew while the repeat of an earlier success waits.
+    waiting = [one for one in repeats if one.state in WAITING or one.cancelled_by == "resolved"]
+    if waiting:
+        return [Postpone(one.id, due_at) for one in waiting]
+    ordinal = max((one.ordinal for one in repeats), default=0) + 1
+    if ordinal > policy.max_repeats:
+        return []
+    reason = f"the alert still fires; repeat {ordinal} of at most {policy.max_repeats}"
+    cancelled_by = None if row.is_open else "resolved"
+    return [Create(run.id, "repeat", ordinal, reason, due_at, cancelled_by=cancelled_by)]
 
 
 def escalation(run: EpisodeRun, ending: str, policy: Policy) -> list[Change]:

@@ -22,6 +22,7 @@ from receiver.episodes import (
     Decision,
     Episode,
     EpisodeRun,
+    Postpone,
     PutBack,
     decide_firing,
     decide_resolved,
@@ -32,6 +33,7 @@ from receiver.episodes import (
     when_closed,
     when_finished,
     when_put_back,
+    when_retried,
     when_settled,
 )
 from receiver.policies import Policy
@@ -693,8 +695,9 @@ DONE_REPEAT = of(REPEAT, state="finished", outcome="succeeded", attempts=1)
             id="the only repeat",
         ),
         pytest.param(
-            of(SUCCEEDED, id=9, ordinal=1), [SUCCEEDED, REPEAT], replace(ROW, round=1), DAILY, [],
-            id="a repeat waits already",
+            of(SUCCEEDED, id=9, ordinal=1), [SUCCEEDED, REPEAT], replace(ROW, round=1), DAILY,
+            [Postpone(REPEAT.id, NOW + HOUR)],
+            id="a repeat waits already, and waits on from this success",
         ),
         pytest.param(
             of(SUCCEEDED, outcome="failed"), [], ROW, DAILY, [], id="a failure is not repeated"
@@ -797,3 +800,24 @@ def test_effect_says_whether_the_alert_resolved(
     expected: tuple[str, timedelta | None],
 ) -> None:
     assert effect_of(row, finished_at, route_resolves) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "by"),
+    [
+        pytest.param("fired", ROW, None, id="while its alert fires"),
+        pytest.param("repeat", ROW, None, id="a repeat while its alert fires"),
+        pytest.param("fired", replace(ROW, closed_at=NOW), "resolved", id="resolved meanwhile"),
+        pytest.param("resolved", replace(ROW, closed_at=NOW), None, id="what follows a resolved"),
+        pytest.param("resolved", ROW, "fired again", id="fired again meanwhile"),
+        pytest.param("fired", None, None, id="what is owed to an older episode"),
+        pytest.param("escalation", None, None, id="an escalation of an older episode"),
+        pytest.param("repeat", None, "new episode", id="a repeat of an older episode"),
+        pytest.param("resolved", None, "new episode", id="the end of an older episode"),
+    ],
+)
+def test_failed_attempt_is_tried_again_unless_its_episode_went_on(
+    kind: str, row: Episode | None, by: str | None
+) -> None:
+    found = when_retried(kind, row)
+    assert (found[0] if found else None) == by

@@ -8,7 +8,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from receiver.alertmanager import Alert
-from receiver.episodes import WAITING, Cancel, Change, Create, Episode, EpisodeRun, PutBack
+from receiver.episodes import (
+    WAITING,
+    Cancel,
+    Change,
+    Create,
+    Episode,
+    EpisodeRun,
+    Postpone,
+    PutBack,
+)
 from receiver.guardrails import text
 from receiver.journal.dialects import Key
 from receiver.journal.journal import Journal
@@ -102,6 +111,9 @@ def apply(
                 _put_back(connection, rules, change, now)
             case Create():
                 _create(journal, connection, rules, change, now)
+            case Postpone():
+                later = sa.update(runs).where(runs.c.id == change.run_id)
+                connection.execute(later.values(due_at=change.due_at))
 
 
 def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> None:

@@ -141,12 +141,13 @@ def _end(
     row = None
     if step.outcome != "succeeded" or cares:
         row = latest_episode(journal, connection, run)
-    by_person = step.outcome == "cancelled"
-    if step.outcome is None and row is not None and not row.is_open and run.kind != "resolved":
-        step = Next("cancelled", "the alert resolved while the run waited for a retry")
+    cancelled_by = "person" if step.outcome == "cancelled" else None
+    if step.outcome is None and (unwanted := episodes.when_retried(run.kind, row)):
+        cancelled_by, reason = unwanted
+        # Its time is kept: should the run be put back, it still waits until then.
+        step = Next("cancelled", reason, step.due_at)
     finished = step.outcome is not None
     verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat") and not run.dry_run
-    cancelled_by = "person" if by_person else "resolved"
     written = connection.execute(
         _END_RUN,
         {
@@ -155,7 +156,7 @@ def _end(
             "state": "finished" if finished else "queued",
             "outcome": step.outcome,
             "reason": step.reason,
-            "cancelled_by": cancelled_by if step.outcome == "cancelled" else None,
+            "cancelled_by": cancelled_by,
             "error": one.end.error,
             "result": one.end.result,
             "finished_at": now if finished else None,

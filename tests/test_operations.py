@@ -546,6 +546,12 @@ def _backing_off(site: Site) -> None:
     site.run_all(FAILED)
 
 
+def _tried_again(site: Site) -> None:
+    site.policy(cooldown="1h")
+    _backing_off(site)
+    site.now += MINUTE
+
+
 def _same_target(site: Site) -> None:
     site.policy(target_labels="host")
     site.accept(alert("f1", labels={"host": "h"}), alert("f2", labels={"host": "h"}))
@@ -605,6 +611,7 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
     "backing off": (
         _backing_off, 1, "attempt 1 of 3 failed; due at 2026-01-02 03:05:05 UTC",
     ),
+    "another attempt inside a cooldown": (_tried_again, 1, "starts at once"),
     "target busy": (_same_target, 2, "another run of the same target is running"),
     "max_concurrent": (
         _full, 2, "1 runs of the action are running, as many as max_concurrent says",

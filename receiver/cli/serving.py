@@ -43,11 +43,12 @@ def web(settings: Settings) -> None:
     supervised = end_with_parent()
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
+    master = os.getpid()
     try:
         Server(settings).run()
     except SystemExit as end:
         # gunicorn's own code for a failed boot is for the supervisor; a user gets the usual 1.
-        if end.code == CANNOT_START and not supervised:
+        if end.code == CANNOT_START and not supervised and os.getpid() == master:
             sys.exit(1)
         raise
 

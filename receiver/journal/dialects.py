@@ -1,6 +1,7 @@
 """All that differs between SQLite and PostgreSQL, in one place."""
 
 import importlib.util
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection
@@ -18,7 +19,7 @@ from receiver.journal.tables import episodes
 
 # How long a write waits for another process that is writing (SQLite) or holds the rows.
 _LOCK_WAIT_SECONDS = 2
-_LOCK_STEP_SECONDS = 0.003
+_LOCK_STEP_MILLISECONDS = 3
 # Reading so much takes a fraction of a second; more would be felt at every start.
 _CHECKED_BYTES = 128 * 2**20
 _CLAIM_LOCK = 7246135109
@@ -58,7 +59,7 @@ class Dialect(Protocol):
     def is_unusable(self, error: sa.exc.DBAPIError) -> bool:
         """Whether the database is damaged or no database at all."""
 
-    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError, database: str | None) -> bool:
         """Whether only a new connection can find that the cause has gone."""
 
 
@@ -81,7 +82,7 @@ class SQLite:
         engine = sa.create_engine(
             url,
             hide_parameters=True,  # Alerts do not belong into error texts, and so into logs.
-            connect_args={"timeout": _LOCK_STEP_SECONDS, "check_same_thread": False},
+            connect_args={"timeout": _LOCK_WAIT_SECONDS, "check_same_thread": False},
         )
         event.listen(engine, "connect", self._set_up)
         event.listen(engine, "begin", self._begin)
@@ -95,6 +96,8 @@ class SQLite:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA temp_store=MEMORY")
+        # From here on whoever waits for the lock asks for it in short steps, below.
+        cursor.execute(f"PRAGMA busy_timeout={_LOCK_STEP_MILLISECONDS}")
         cursor.close()
 
     @staticmethod
@@ -160,10 +163,10 @@ class SQLite:
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
-        """Whether the file could not be opened for writing: that stays so for a connection."""
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError, database: str | None) -> bool:
+        """Whether a file that was opened read-only may be written by now: open it again."""
+        is_read_only = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+        return is_read_only and os.access(str(database), os.W_OK)
 
 
 class PostgreSQL:
@@ -230,9 +233,9 @@ class PostgreSQL:
         state = getattr(error.orig, "sqlstate", None) or ""
         return state[:2] in ("28", "3D")
 
-    def is_connection_spoilt(self, error: sa.exc.DBAPIError) -> bool:
+    def is_connection_spoilt(self, error: sa.exc.DBAPIError, database: str | None) -> bool:
         """Whether the connection was lost: SQLAlchemy sees to that itself."""
-        del error
+        del error, database
         return False
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -30,6 +31,9 @@ class Journal:
     ) -> None:
         """Open the journal, bring it to the newest version, and check that it can be read."""
         parsed = check_url(url)
+        if parsed.drivername == "sqlite" and parsed.database:
+            # An action may change the working directory under us.
+            parsed = parsed.set(database=str(Path(parsed.database).absolute()))
         self.dialect = dialect_of(parsed)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._clock = clock
@@ -85,7 +89,7 @@ class Journal:
                 ) from error
             if self.dialect.is_data_error(error):
                 raise JournalDataError(f"the journal refuses the data: {cause}") from error
-            if self.dialect.is_connection_spoilt(error):
+            if self.dialect.is_connection_spoilt(error, self.engine.url.database):
                 self.engine.dispose()
             raise JournalUnavailableError(f"the journal cannot store now: {cause}") from error
         except sa.exc.TimeoutError as error:

@@ -1,0 +1,445 @@
+"""Actions that misbehave in every way we know: none delays an acceptance or stops the others."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from notifications import alert, notification
+from processes import is_alive, send
+from receivers import Receiver
+from traffic import ANNOTATIONS, Traffic
+from waiting import wait_until
+from witness import PLUGIN, Record, Witness
+
+_BODIES = {
+    "never_returns": "threading.Event().wait()",
+    "returns_late": "time.sleep(1.2)",
+    "raises": "raise {'base': Odd, 'interrupt': KeyboardInterrupt}[annotations['what']]('odd')",
+    "exits": "sys.exit(7)",
+    "raises_oddly": "raise ODD_ERRORS[annotations['what']]()",
+    "returns_oddly": "return ODD_RESULTS[annotations['what']]()",
+    "kills_its_process": "os._exit(7)",
+    # Nothing of this many a core dump is worth keeping.
+    "segfaults": "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)",
+    # Called through PyDLL, a function keeps the interpreter lock.
+    "holds_the_lock": "ctypes.PyDLL(None).usleep(1_300_000)",
+    "forks": "leave(fork)",
+    "starts_a_session": "leave(session)",
+    "leaves_a_family": "leave(fork); leave(session); leave(daemon); threading.Event().wait()",
+}
+
+# Quick to the end; the breaker opens all the same when attempts never return.
+_POLICY = {"BACKOFF": "10ms..20ms", "MAX_ATTEMPTS": "2", "BREAKER": "5 failures, 500ms"}
+
+# What all of them share, so that each of them is one line.
+_SHARED = """
+import ctypes
+import resource
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+from receiver import TemporaryError
+
+
+class Odd(BaseException):
+    pass
+
+
+class ForgetsItsParent(TemporaryError):
+    def __init__(self):
+        pass
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no")
+
+    __repr__ = __str__
+
+
+def endless():
+    found = []
+    found.append(found)
+    return found
+
+
+ODD_ERRORS = {
+    "text": lambda: ValueError("\\x00 \\ud800"),
+    "mute": Mute,
+    "no parent": ForgetsItsParent,
+    "header": lambda: TemporaryError("busy", retry_after="0"),
+    "for ever": lambda: TemporaryError("busy", retry_after=timedelta.max),
+}
+ODD_RESULTS = {
+    "text": lambda: "\\x00 \\ud800",
+    "mute": Mute,
+    "endless": endless,
+    "huge": lambda: "x" * 10_000_000,
+    "numbers": lambda: {1: float("nan"), (2, 3): 10**5000},
+}
+
+
+def sleep_and_end():
+    time.sleep(60)
+    os._exit(0)
+
+
+def fork():
+    return os.fork() or sleep_and_end()
+
+
+def session():
+    return subprocess.Popen(["sleep", "60"], start_new_session=True).pid
+
+
+def daemon():
+    # A grandchild in a session of its own, whose parent has ended.
+    told, tell = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        child = fork()
+        os.write(tell, str(child).encode())
+        os._exit(0)
+    os.waitpid(middle, 0)
+    return int(os.read(told, 20))
+
+
+def leave(start):
+    file = os.path.join(os.environ["LEFT_DIRECTORY"], str(start()))
+    os.close(os.open(file, os.O_CREAT))
+"""
+
+
+def plugin(body: str) -> str:
+    """Return the source of an action that does this between its two lines of witness."""
+    sleeps = "    time.sleep("
+    kept, _, rest = PLUGIN.partition(sleeps)
+    end = rest.partition("\n")[2]
+    read = "    annotations = context.alert.annotations\n"
+    before, mark, hook = kept.partition("@hookimpl")
+    return f"{before}{_SHARED}\n\n{mark}{hook}{read}    {body}\n{end}"
+
+
+class Cage:
+    """A receiver with all the misbehaving actions, and a well-behaved one beside them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.witness = Witness(directory)
+        for name, body in _BODIES.items():
+            (self.witness.plugins / f"{name}.py").write_text(plugin(body))
+        self.record = Record(directory / "data")
+        self._left = directory / "left"
+        self._left.mkdir()
+        policies = {
+            f"RECEIVER_ACTION_{name.upper()}_{key}": value
+            for name in _BODIES
+            for key, value in _POLICY.items()
+        }
+        self.receiver = Receiver(
+            "serve",
+            {
+                "RECEIVER_DATA_DIR": str(directory / "data"),
+                "LEFT_DIRECTORY": str(self._left),
+                "RECEIVER_ACTION_NEVER_RETURNS_TIMEOUT": "300ms",
+                "RECEIVER_ACTION_RETURNS_LATE_TIMEOUT": "300ms",
+                "RECEIVER_ACTION_SEGFAULTS_ISOLATION": "process",
+                "RECEIVER_ACTION_LEAVES_A_FAMILY_ISOLATION": "process",
+                "RECEIVER_ACTION_LEAVES_A_FAMILY_TIMEOUT": "1s",
+                **policies,
+                **self.witness.environment,
+            },
+            directory / "receiver.log",
+        )
+
+    def close(self) -> None:
+        """End the receiver, and all that its actions left running."""
+        self.receiver.kill()
+        for pid in self.left():
+            send(pid, signal.SIGKILL)
+
+    def post(self, action: str, fingerprint: str, **annotations: str) -> None:
+        """Let an action run for a new alert."""
+        one = alert(fingerprint, annotations={**ANNOTATIONS, **annotations})
+        answer = self.receiver.post(notification(one), f"/webhook/{action}")
+        assert answer.json()["accepted"] == 1
+
+    def run(self, fingerprint: str) -> dict[str, Any]:
+        """Return the one run of an alert."""
+        (run,) = self.record.rows("SELECT * FROM runs WHERE fingerprint = ?", fingerprint)
+        return run
+
+    def finished(self, fingerprint: str, timeout_seconds: float = 20) -> dict[str, Any]:
+        """Wait for the outcome of the run of an alert; return the run."""
+        wait_until(
+            lambda: self.run(fingerprint)["state"] == "finished",
+            timeout_seconds,
+            f"the outcome of {fingerprint}; log: {self.receiver.log}",
+        )
+        return self.run(fingerprint)
+
+    def outcomes(self, run: dict[str, Any]) -> list[str]:
+        """Return how each attempt of a run ended."""
+        return [one["outcome"] for one in self.record.attempts(run["id"])]
+
+    def calls(self, run: dict[str, Any]) -> int:
+        """Return how often the action was called for a run."""
+        return sum(one.run_id == run["id"] for one in self.witness.seen("begins"))
+
+    def starts(self, role: str) -> int:
+        """Return how often a program has started."""
+        return len(self.receiver.lines(f"{role} started"))
+
+    def left(self) -> list[int]:
+        """Return the pids of what actions left running, dead or alive."""
+        return [int(file.name) for file in self._left.iterdir()]
+
+    @contextmanager
+    def neighbours(
+        self, attempts: int = 1, within_seconds: float = 10, same_worker: bool = False
+    ) -> Iterator[None]:
+        """Send well-behaved alerts during a block; check that nothing of it reached them.
+
+        Each is accepted in time and ends well, after so many attempts at most; and, where that is
+        asked for, by the worker that was there before.
+        """
+        worker = self._worker()
+        with Traffic(self.receiver) as traffic:
+            wait_until(lambda: len(traffic.accepted) >= 5)
+            yield
+            before = len(self.witness.seen("ends"))
+            wait_until(lambda: len(self.witness.seen("ends")) >= before + 5)
+        traffic.check(within_seconds)
+        wait_until(lambda: not self._unfinished(), 20, "the runs of the neighbours")
+        assert self._worker() == worker or not same_worker, "the worker died"
+        runs = [one for one in self.record.runs() if one["fingerprint"] in traffic.accepted]
+        assert len(runs) == len(traffic.accepted)
+        assert {run["outcome"] for run in runs} == {"succeeded"}
+        assert max(run["attempts"] for run in runs) <= attempts
+
+    def _worker(self) -> int:
+        return wait_until(lambda: self.receiver.children().get("worker", 0), 15, "a worker")
+
+    def _unfinished(self) -> list[dict[str, Any]]:
+        return [one for one in self.record.runs() if one["state"] != "finished"]
+
+    def wait_for_neighbours(self, runs: int = 5) -> None:
+        """Wait until so many more of the neighbours' runs have finished."""
+        before = len(self.record.rows("SELECT id FROM runs WHERE outcome = 'succeeded'"))
+        wait_until(
+            lambda: (
+                len(self.record.rows("SELECT id FROM runs WHERE outcome = 'succeeded'"))
+                >= before + runs
+            ),
+            10,
+            "the neighbours go on",
+        )
+
+
+@pytest.fixture(scope="module")
+def shared_cage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cage]:
+    """A receiver whose worker nothing in these tests may end."""
+    cage = Cage(tmp_path_factory.mktemp("cage"))
+    try:
+        cage.receiver.wait_ready()
+        yield cage
+    finally:
+        cage.close()
+
+
+@pytest.fixture
+def cage(tmp_path: Path) -> Iterator[Cage]:
+    """A receiver for one test, which may end its worker."""
+    cage = Cage(tmp_path)
+    try:
+        cage.receiver.wait_ready()
+        yield cage
+    finally:
+        cage.close()
+
+
+@pytest.mark.parametrize(
+    ("action", "what", "error"),
+    [
+        ("raises", "base", "Odd: odd"),
+        ("raises", "interrupt", "KeyboardInterrupt: odd"),
+        ("exits", "", "SystemExit: 7"),
+    ],
+    ids=["BaseException", "KeyboardInterrupt", "SystemExit"],
+)
+def test_exception_that_ends_programs_ends_only_the_attempt(
+    shared_cage: Cage, action: str, what: str, error: str
+) -> None:
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post(action, f"{action} {what}", what=what)
+        run = shared_cage.finished(f"{action} {what}")
+    assert (run["outcome"], run["error"]) == ("failed", error)
+    assert shared_cage.outcomes(run) == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("what", ["text", "mute", "no parent", "header", "for ever"])
+def test_exception_that_is_odd_ends_only_the_attempt(shared_cage: Cage, what: str) -> None:
+    fingerprint = f"raises {what}"
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post("raises_oddly", fingerprint, what=what)
+        wait_until(
+            lambda: "failed" in shared_cage.outcomes(shared_cage.run(fingerprint)),
+            20,
+            "the outcome of an attempt",
+        )
+
+
+@pytest.mark.parametrize("what", ["text", "mute", "endless", "huge", "numbers"])
+def test_result_that_is_odd_is_recorded_as_well_as_it_can_be(shared_cage: Cage, what: str) -> None:
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post("returns_oddly", f"returns {what}", what=what)
+        run = shared_cage.finished(f"returns {what}")
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+    assert len(run["result"]) < 50_000
+
+
+def test_success_after_the_deadline_is_kept_and_not_run_again(shared_cage: Cage) -> None:
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post("returns_late", "late")
+        run = shared_cage.finished("late")
+    (attempt,) = shared_cage.record.attempts(run["id"])
+    assert attempt["timed_out_at"] is not None
+    assert (run["outcome"], attempt["outcome"]) == ("succeeded", "succeeded")
+    assert shared_cage.calls(run) == 1
+
+
+def test_held_interpreter_lock_delays_no_acceptance(shared_cage: Cage) -> None:
+    # Several times, for what matters is what the worker does at the moment when it stops.
+    names = [f"holds {number}" for number in range(6)]
+    with shared_cage.neighbours(within_seconds=1, same_worker=True):
+        for name in names:
+            shared_cage.post("holds_the_lock", name)
+        runs = [shared_cage.finished(name) for name in names]
+    assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
+    began = min(run["started_at"] for run in runs)
+    ended = max(run["finished_at"] for run in runs)
+    assert ended - began >= 6 * 1_300_000
+    accepted = shared_cage.record.rows(
+        "SELECT id FROM runs WHERE action = 'witness' AND created_at BETWEEN ? AND ?", began, ended
+    )
+    assert len(accepted) > 20
+
+
+def test_segmentation_fault_in_a_process_of_its_own_ends_only_that(shared_cage: Cage) -> None:
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post("segfaults", "segfault")
+        run = shared_cage.finished("segfault")
+    assert run["outcome"] == "failed"
+    assert "SIGSEGV" in run["error"]
+    assert shared_cage.outcomes(run) == ["killed", "killed"]
+
+
+def test_isolated_action_is_killed_at_its_deadline_with_children_and_grandchildren(
+    shared_cage: Cage,
+) -> None:
+    with shared_cage.neighbours(same_worker=True):
+        shared_cage.post("leaves_a_family", "family")
+        wait_until(lambda: len(shared_cage.left()) == 3, 10, "a child, a session, a daemon")
+        assert all(is_alive(pid) for pid in shared_cage.left())
+        shared_cage.wait_for_neighbours()
+        run = shared_cage.finished("family")
+    assert run["outcome"] == "failed"
+    assert shared_cage.outcomes(run) == ["killed", "killed"]
+    assert len(shared_cage.left()) == 6
+    wait_until(lambda: not any(is_alive(pid) for pid in shared_cage.left()), 5, "all dead")
+
+
+def test_action_that_kills_its_worker_is_attempted_no_more_than_max_attempts(cage: Cage) -> None:
+    with cage.neighbours(attempts=3):  # A death may interrupt them, too.
+        cage.post("kills_its_process", "deadly")
+        run = cage.finished("deadly")
+        cage.wait_for_neighbours()
+    assert run["outcome"] == "failed"
+    assert cage.outcomes(run) == ["interrupted", "interrupted"]
+    assert cage.calls(run) == 2
+    assert (cage.starts("worker"), cage.starts("web")) == (3, 1)
+
+
+def test_worker_is_replaced_after_three_attempts_that_never_return(cage: Cage) -> None:
+    fingerprints = ["hangs 1", "hangs 2", "hangs 3"]
+    with cage.neighbours():
+        for one in fingerprints:
+            cage.post("never_returns", one)
+        wait_until(lambda: len(cage.witness.seen("begins")) >= 3)
+        cage.wait_for_neighbours()
+        runs = [cage.finished(one) for one in fingerprints]
+    for run in runs:
+        assert (run["outcome"], cage.outcomes(run)) == ("failed", ["interrupted", "interrupted"])
+        assert cage.calls(run) == 2
+    assert (cage.starts("worker"), cage.starts("web")) == (3, 1)
+    replaced = cage.receiver.lines("attempts never return, so the worker is replaced")
+    assert [one["attempts"] for one in replaced] == [3, 3]
+
+
+@pytest.mark.parametrize("action", ["forks", "starts_a_session"])
+def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(
+    cage: Cage, action: str
+) -> None:
+    with cage.neighbours(attempts=2):
+        cage.post(action, "leaves")
+        assert cage.finished("leaves")["outcome"] == "succeeded"
+        (child,) = cage.left()
+        cage.wait_for_neighbours()
+        cage.post("witness", "interrupted", seconds="1")
+        wait_until(lambda: cage.calls(cage.run("interrupted")) == 1)
+        os.kill(cage.receiver.children()["worker"], signal.SIGKILL)
+        run = cage.finished("interrupted")
+        assert (run["outcome"], cage.outcomes(run)) == ("succeeded", ["interrupted", "succeeded"])
+    # Neither must it hold up an end in good order, nor the next start.
+    assert cage.receiver.stop() == 0
+    cage.receiver.start()
+    wait_until(lambda: cage.starts("worker") == 3, 20, "the next worker")
+    cage.receiver.wait_ready()
+    cage.post("witness", "after")
+    assert cage.finished("after")["outcome"] == "succeeded"
+    assert is_alive(child)
+
+
+def test_action_that_changes_the_directory_makes_no_living_worker_look_dead(
+    tmp_path: Path,
+) -> None:
+    witness = Witness(tmp_path)
+    (witness.plugins / "moves_away.py").write_text(plugin("os.chdir('/')"))
+    record = Record(tmp_path / "data")
+    environment = {
+        "RECEIVER_DATA_DIR": "data",  # Relative, as in `make run`.
+        "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "8",
+        "RECEIVER_WORKER_THREADS": "4",
+        **witness.environment,
+    }
+    programs: list[Receiver] = []
+
+    def start(command: str) -> Receiver:
+        log = tmp_path / f"{len(programs)}.log"
+        programs.append(Receiver(command, environment, log, ("env", "-C", str(tmp_path))))
+        return programs[-1].wait_ready()
+
+    try:
+        web = start("web")
+        start("worker")
+        one = alert("moves", annotations=ANNOTATIONS)
+        assert web.post(notification(one), "/webhook/moves_away").ok
+        wait_until(lambda: witness.seen("ends"))
+        start("worker")  # As at a reload, when the old worker still works.
+        slow = {**ANNOTATIONS, "seconds": "3"}
+        eight = [alert(f"slow {number}", annotations=slow) for number in range(8)]
+        assert web.post(notification(*eight), "/webhook/witness").json()["accepted"] == 8
+        wait_until(lambda: len(record.runs()) == 8 and record.unfinished() == 0, 30, "all runs")
+    finally:
+        for program in programs:
+            program.kill()
+    owners = {one["owner"] for run in record.runs() for one in record.attempts(run["id"])}
+    assert len(owners) == 2
+    assert {(run["outcome"], run["attempts"]) for run in record.runs()} == {("succeeded", 1)}
+    assert len(witness.seen("begins")) == 1 + 8

@@ -1,0 +1,421 @@
+"""Storage that fails: full, write-protected, locked, damaged. Nothing answered 200 is ever lost."""
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from notifications import alert, notification
+from processes import descendants_of
+from receivers import Receiver
+from waiting import wait_until
+from witness import Record, Witness
+
+_DISK_BYTES = 16 * 2**20
+# A page in SQLite's log, with its header.
+_PAGE_BYTES = 4096 + 24
+_FAILURE = "journal fails the worker"
+_NO_LIMIT = resource.RLIM_INFINITY
+_ANNOTATIONS = {"metric_name": "m", "value": "1", "threshold": "> 0", "for": "1m"}
+_MOUNT = 'mount -t tmpfs -o size="$1" none "$0" && shift && exec "$@"'
+
+
+def body(fingerprint: str, seconds: float = 0.01) -> bytes:
+    """A notification about one alert; its run takes so long."""
+    return notification(alert(fingerprint, annotations={"seconds": str(seconds), **_ANNOTATIONS}))
+
+
+def post(receiver: Receiver, fingerprint: str, seconds: float = 0.01) -> requests.Response:
+    return receiver.post(body(fingerprint, seconds), "/webhook/witness")
+
+
+def is_ready(receiver: Receiver) -> bool:
+    return requests.get(f"{receiver.url}/-/ready", timeout=10).status_code == 200
+
+
+class Fault(ABC):
+    """A way in which writing to the disk of a running receiver fails, and works again."""
+
+    wrapper: tuple[str, ...] = ()
+
+    def __init__(self, directory: Path) -> None:
+        self.data = directory / "data"
+
+    @abstractmethod
+    def begin(self, receiver: Receiver) -> None:
+        """Let every write of all its processes fail from now on."""
+
+    @abstractmethod
+    def end(self, receiver: Receiver) -> None:
+        """Let writes succeed again."""
+
+    def record(self, receiver: Receiver, directory: Path) -> Record:
+        """Return the journal, of a receiver that is at rest."""
+        return Record(self.data)
+
+
+def limit_files(receiver: Receiver, size: int) -> None:
+    """Let no process of the receiver write to a file beyond this size."""
+    assert receiver.process is not None
+    for pid in (receiver.process.pid, *descendants_of(receiver.process.pid)):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, _NO_LIMIT))
+
+
+class NoGrowth(Fault):
+    """No file may grow: what a quota does, and a full disk nearly; whoever one is."""
+
+    def begin(self, receiver: Receiver) -> None:
+        limit_files(receiver, (self.data / "journal.db-wal").stat().st_size)
+
+    def end(self, receiver: Receiver) -> None:
+        limit_files(receiver, _NO_LIMIT)
+
+
+class WriteProtection(Fault):
+    """The journal's files refuse writes, through open descriptors too.
+
+    A disk that turned read-only after an error does the same. By the immutable flag where we may
+    set it and it does that; else by a limit on files, above which is all that there is to write.
+    """
+
+    _LIMIT_BYTES = 64 * 2**10
+
+    def begin(self, receiver: Receiver) -> None:
+        if not self._protect():
+            assert (self.data / "journal.db-wal").stat().st_size > self._LIMIT_BYTES
+            limit_files(receiver, self._LIMIT_BYTES)
+
+    def end(self, receiver: Receiver) -> None:
+        limit_files(receiver, _NO_LIMIT)
+        self._unprotect()
+
+    @property
+    def _files(self) -> list[Path]:
+        # Not journal.db-shm: a process that maps a file which turns immutable may get SIGBUS.
+        return [self.data / name for name in ("probe", "journal.db", "journal.db-wal")]
+
+    def _protect(self) -> bool:
+        with (self.data / "probe").open("wb", buffering=0) as opened:
+            changed = subprocess.run(["chattr", "+i", *self._files], capture_output=True)
+            try:
+                opened.write(b"x")
+            except PermissionError:
+                return changed.returncode == 0
+            self._unprotect()
+            return False
+
+    def _unprotect(self) -> None:
+        subprocess.run(["chattr", "-i", *self._files], capture_output=True)
+
+
+class FullDisk(Fault):
+    """A disk of the receiver's own, filled to the last byte."""
+
+    def __init__(self, directory: Path, namespace: tuple[str, ...]) -> None:
+        super().__init__(directory)
+        self.data.mkdir()
+        self.wrapper = (*namespace, "sh", "-c", _MOUNT, str(self.data), str(_DISK_BYTES))
+
+    def begin(self, receiver: Receiver) -> None:
+        with self._filler(receiver).open("wb", buffering=0) as filler:
+            for size in (2**16, 2**12, 1):
+                try:
+                    while True:
+                        filler.write(b"x" * size)
+                except OSError:
+                    continue
+
+    def end(self, receiver: Receiver) -> None:
+        self._filler(receiver).unlink()
+
+    def record(self, receiver: Receiver, directory: Path) -> Record:
+        copy = directory / "copy"
+        copy.mkdir()
+        for file in self._seen(receiver).glob("journal.db*"):
+            shutil.copy(file, copy)
+        return Record(copy)
+
+    def _seen(self, receiver: Receiver) -> Path:
+        assert receiver.process is not None
+        return Path(f"/proc/{receiver.process.pid}/root{self.data}")
+
+    def _filler(self, receiver: Receiver) -> Path:
+        return self._seen(receiver) / "filler"
+
+
+def mounting_namespace() -> tuple[str, ...] | None:
+    """Return the command that may mount a disk which only its own processes see, if any may."""
+    for namespace in (("unshare", "-m"), ("unshare", "-Urm")):
+        try:
+            subprocess.run(
+                [*namespace, "mount", "-t", "tmpfs", "none", "/tmp"],
+                check=True,
+                capture_output=True,
+            )
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            continue
+        return namespace
+    return None
+
+
+@pytest.fixture(params=["full disk", "no growth", "write protection"])
+def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Fault:
+    if request.param == "write protection":
+        return WriteProtection(tmp_path)
+    namespace = mounting_namespace()
+    # Where nobody may mount a disk, not even in a container of his own, the nearest to a full one.
+    if request.param == "no growth" or namespace is None:
+        return NoGrowth(tmp_path)
+    return FullDisk(tmp_path, namespace)
+
+
+@contextmanager
+def running(
+    directory: Path, more: Mapping[str, str] | None = None, wrapper: tuple[str, ...] = ()
+) -> Iterator[Receiver]:
+    """Run `receiver serve` until the block ends."""
+    environment = {"RECEIVER_DATA_DIR": str(directory / "data"), **(more or {})}
+    receiver = Receiver("serve", environment, directory / "receiver.log", wrapper)
+    try:
+        yield receiver.wait_ready()
+    finally:
+        receiver.kill()
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Witness:
+    return Witness(tmp_path)
+
+
+def starts(receiver: Receiver) -> tuple[int, int]:
+    """Return how often its web and its worker have started."""
+    return len(receiver.lines("web started")), len(receiver.lines("worker started"))
+
+
+def all_run_once(witness: Witness, record: Record, fingerprints: Sequence[str]) -> None:
+    """Check that each alert has one run, which succeeded at its first and only attempt."""
+    runs = {run["fingerprint"]: run for run in record.runs()}
+    assert sorted(runs) == sorted(fingerprints)
+    assert {(run["outcome"], run["attempts"]) for run in runs.values()} == {("succeeded", 1)}
+    done = sorted(one.run_id for one in witness.seen("ends"))
+    assert done == sorted(run["id"] for run in runs.values())
+
+
+def test_journal_that_takes_no_writes_answers_503_and_recovers_by_itself(
+    fault: Fault, tmp_path: Path, witness: Witness
+) -> None:
+    with running(tmp_path, witness.environment, fault.wrapper) as receiver:
+        accepted = ["slow 1", "slow 2"]
+        assert all(post(receiver, one, seconds=0.8).ok for one in accepted)
+        wait_until(lambda: len(witness.seen("begins")) == 2)
+        fault.begin(receiver)
+        try:
+            for number in range(10):
+                answer = post(receiver, f"refused {number}")
+                assert answer.status_code == 503
+                assert answer.headers["Retry-After"]
+            wait_until(lambda: not is_ready(receiver), 10, "not ready")
+            assert requests.get(f"{receiver.url}/-/healthy", timeout=5).ok
+            # Their ends cannot be recorded now, and must not be forgotten.
+            wait_until(lambda: len(witness.seen("ends")) == 2)
+        finally:
+            fault.end(receiver)
+        wait_until(lambda: post(receiver, "first after").ok, 10, "accepting again")
+        wait_until(lambda: is_ready(receiver), 10, "ready again")
+        accepted += ["first after", *(f"refused {number}" for number in range(10))]
+        assert all(post(receiver, one).ok for one in accepted)
+        wait_until(lambda: len(witness.seen("ends")) >= len(accepted), 20, "all runs")
+        wait_until(lambda: len(receiver.lines("attempt ended")) >= len(accepted), 20)
+        all_run_once(witness, fault.record(receiver, tmp_path), accepted)
+        assert starts(receiver) == (1, 1)
+
+
+def halt(receiver: Receiver, record: Record) -> int:
+    """Stop the worker where it holds no lock on the journal; return its pid."""
+    pid = receiver.children()["worker"]
+
+    def halted_between_transactions() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(record.file, timeout=0.1, isolation_level=None)) as file:
+            try:
+                file.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                return False
+        return True
+
+    wait_until(halted_between_transactions, 10, "the worker at rest")
+    return pid
+
+
+def run_with_pages(receiver: Receiver, record: Record, pages: int) -> bool:
+    """Let an alert's run be done while the worker may write so many pages, then wait for it.
+
+    Returns whether that was enough for all that had to be written.
+    """
+    fingerprint = f"with {pages} pages"
+    failures = receiver.text().count(_FAILURE)
+    worker = halt(receiver, record)
+    assert post(receiver, fingerprint).ok
+    written = record.file.with_name("journal.db-wal").stat().st_size
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (written + pages * _PAGE_BYTES, _NO_LIMIT))
+    os.kill(worker, signal.SIGCONT)
+
+    def is_recorded() -> bool:
+        (run,) = record.rows("SELECT state FROM runs WHERE fingerprint = ?", fingerprint)
+        return bool(run["state"] == "finished")
+
+    wait_until(lambda: is_recorded() or receiver.text().count(_FAILURE) > failures)
+    enough = is_recorded()
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (_NO_LIMIT, _NO_LIMIT))
+    # Alertmanager sends it again, which wakes the worker.
+    assert post(receiver, fingerprint).json()["duplicate"] == 1
+    wait_until(is_recorded, 10, f"the outcome of the run that had {pages} pages")
+    return enough
+
+
+def test_worker_whose_disk_fills_between_any_two_writes_loses_and_repeats_nothing(
+    tmp_path: Path, witness: Witness
+) -> None:
+    with running(tmp_path, witness.environment) as receiver:
+        record = Record(tmp_path / "data")
+        pages = 0
+        while not run_with_pages(receiver, record, pages):
+            pages += 1
+            assert pages < 60, "the limit has no effect"
+        # Fewer, and not every write of a run can have failed once.
+        assert pages >= 5
+        all_run_once(witness, record, [f"with {number} pages" for number in range(pages + 1)])
+        assert starts(receiver) == (1, 1)
+
+
+def test_deadline_that_passes_while_nothing_can_be_written_still_frees_the_slot(
+    tmp_path: Path, witness: Witness
+) -> None:
+    environment = {
+        "RECEIVER_ACTION_WITNESS_TIMEOUT": "1s",
+        "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "1",
+    }
+    with running(tmp_path, {**witness.environment, **environment}) as receiver:
+        worker = receiver.children()["worker"]
+        assert post(receiver, "hangs", seconds=60).ok
+        wait_until(lambda: witness.seen("begins"))
+        written = (tmp_path / "data" / "journal.db-wal").stat().st_size
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (written, _NO_LIMIT))
+        wait_until(lambda: _FAILURE in receiver.text())
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (_NO_LIMIT, _NO_LIMIT))
+        assert post(receiver, "next").ok
+        wait_until(lambda: len(witness.seen("begins")) == 2, 10, "the run that waits for the slot")
+        wait_until(lambda: witness.seen("ends"))
+
+
+def modes_mean_nothing(directory: Path) -> bool:
+    """Whether we may write what nobody may, as root can; a receiver must give that up here."""
+    file = directory / "read only"
+    file.touch(0o444)
+    try:
+        file.open("w").close()
+    except PermissionError:
+        return False
+    return True
+
+
+def is_listening(receiver: Receiver) -> bool:
+    try:
+        return requests.get(f"{receiver.url}/-/healthy", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_journal_locked_by_another_process_answers_503_in_time_and_recovers(
+    tmp_path: Path, witness: Witness
+) -> None:
+    with running(tmp_path, witness.environment) as receiver:
+        record = Record(tmp_path / "data")
+        assert post(receiver, "slow", seconds=0.8).ok
+        wait_until(lambda: witness.seen("begins"))
+        fingerprints = [f"locked {number}" for number in range(6)]
+        answers: dict[str, tuple[int, float]] = {}
+
+        def post_timed(fingerprint: str) -> None:
+            began = time.monotonic()
+            status = post(receiver, fingerprint).status_code
+            answers[fingerprint] = status, time.monotonic() - began
+
+        threads = [threading.Thread(target=post_timed, args=(one,)) for one in fingerprints]
+        with closing(sqlite3.connect(record.file, timeout=10, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert {status for status, _ in answers.values()} == {503}
+        assert max(seconds for _, seconds in answers.values()) < 10
+        wait_until(lambda: post(receiver, "first after").ok, 10, "accepting again")
+        assert all(post(receiver, one).ok for one in fingerprints)
+        wait_until(lambda: is_ready(receiver), 10, "ready again")
+        wait_until(lambda: record.unfinished() == 0, 20, "all runs")
+        all_run_once(witness, record, ["slow", "first after", *fingerprints])
+        assert starts(receiver) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def sound_journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal with some content, all of it in the one file."""
+    directory = tmp_path_factory.mktemp("sound")
+    with running(directory) as receiver:
+        for number in range(20):
+            alerts = [alert(f"{number}.{one}", annotations=_ANNOTATIONS) for one in range(10)]
+            assert receiver.post(notification(*alerts), "/webhook/log_action").ok
+        assert receiver.stop() == 0
+    file = directory / "data" / "journal.db"
+    with closing(sqlite3.connect(file)) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file
+
+
+def overwrite_header(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"not a database, not any more" * 4)
+
+
+def garble_middle_page(file: Path) -> None:
+    middle = file.stat().st_size // 4096 // 2
+    with file.open("r+b") as opened:
+        opened.seek(middle * 4096)
+        opened.write(b"\xa5" * 4096)
+
+
+@pytest.mark.parametrize("command", ["serve", "web", "worker"])
+@pytest.mark.parametrize("damage", [overwrite_header, garble_middle_page])
+def test_damaged_journal_stops_the_start_and_is_left_as_it_is(
+    tmp_path: Path, sound_journal: Path, damage: Callable[[Path], None], command: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    file = data / "journal.db"
+    shutil.copy(sound_journal, file)
+    damage(file)
+    damaged = file.read_bytes()
+    environment = {"RECEIVER_DATA_DIR": str(data)}
+    receiver = Receiver(command, environment, tmp_path / "receiver.log")
+    try:
+        assert receiver.process is not None
+        assert receiver.process.wait(30) == 1
+    finally:
+        receiver.kill()
+    text = receiver.text()
+    assert str(file) in text
+    assert "restore a backup, or move it away" in text
+    assert "Traceback" not in text
+    assert file.read_bytes() == damaged

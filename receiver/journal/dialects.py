@@ -93,11 +93,10 @@ class SQLite:
         del record
         connection.isolation_level = None  # The transactions are begun below, not by the driver.
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        # Two that open a new journal at once: SQLite refuses one of them without any waiting.
+        _insist(cursor, "PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA temp_store=MEMORY")
-        # From here on whoever waits for the lock asks for it in short steps, below.
-        cursor.execute(f"PRAGMA busy_timeout={_LOCK_STEP_MILLISECONDS}")
         cursor.close()
 
     @staticmethod
@@ -107,19 +106,15 @@ class SQLite:
             return
         # SQLite's own waiting sleeps longer and longer, and so loses to whoever asks again at
         # once: short steps share the lock fairly between web and worker.
-        deadline = time.monotonic() + _LOCK_WAIT_SECONDS
-        while True:
-            cursor = connection.connection.cursor()
-            try:
-                cursor.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if is_busy and time.monotonic() < deadline:
-                    continue
-                raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
-            finally:
-                cursor.close()
-            return
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(f"PRAGMA busy_timeout={_LOCK_STEP_MILLISECONDS}")
+            _insist(cursor, "BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_SECONDS * 1000}")
+            cursor.close()
 
     def check(self, engine: Engine) -> None:
         """Read all pages of a small file, and so find damage before it spreads."""
@@ -167,6 +162,21 @@ class SQLite:
         """Whether a file that was opened read-only may be written by now: open it again."""
         is_read_only = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
         return is_read_only and os.access(str(database), os.W_OK)
+
+
+def _insist(cursor: Any, statement: str) -> None:
+    """Execute a statement, again and again while another process is in the way."""
+    deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            cursor.execute(statement)
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCK_STEP_MILLISECONDS / 10_000)
+        else:
+            return
 
 
 class PostgreSQL:

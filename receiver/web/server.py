@@ -12,7 +12,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
-from receiver.errors import ReceiverError
+from receiver.errors import JournalUnavailableError, ReceiverError
 from receiver.journal.journal import Journal
 from receiver.plugins import load_actions
 from receiver.processes import follow_parent
@@ -90,6 +90,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             actions = load_actions(self._settings)
             self._journal = Journal(self._settings.journal_url)
             app = create_app(self._settings, actions, self._journal, self.drain)
+        except JournalUnavailableError as error:
+            _log.error("journal fails the web", extra={"error": str(error)})
+            raise SystemExit(1) from error  # gunicorn tries again.
         except ReceiverError as error:
             _log.critical("web cannot start", extra={"error": str(error)})
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error

@@ -22,8 +22,8 @@ from waiting import wait_until
 from witness import Record, Witness
 
 _DISK_BYTES = 16 * 2**20
-# A page in SQLite's log, with its header.
-_PAGE_BYTES = 4096 + 24
+_PAGE_BYTES = 4096
+_FRAME_BYTES = _PAGE_BYTES + 24  # A page in SQLite's log, with its header.
 _FAILURE = "journal fails the worker"
 _NO_LIMIT = resource.RLIM_INFINITY
 _ANNOTATIONS = {"metric_name": "m", "value": "1", "threshold": "> 0", "for": "1m"}
@@ -71,11 +71,14 @@ def limit_files(receiver: Receiver, size: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, _NO_LIMIT))
 
 
-class NoGrowth(Fault):
-    """No file may grow: what a quota does, and a full disk nearly; whoever one is."""
+class SizeLimit(Fault):
+    """No file may be larger than a page of the journal, whoever one is: no write to it succeeds.
+
+    What the actions note is less than that.
+    """
 
     def begin(self, receiver: Receiver) -> None:
-        limit_files(receiver, (self.data / "journal.db-wal").stat().st_size)
+        limit_files(receiver, _PAGE_BYTES)
 
     def end(self, receiver: Receiver) -> None:
         limit_files(receiver, _NO_LIMIT)
@@ -85,15 +88,12 @@ class WriteProtection(Fault):
     """The journal's files refuse writes, through open descriptors too.
 
     A disk that turned read-only after an error does the same. By the immutable flag where we may
-    set it and it does that; else by a limit on files, above which is all that there is to write.
+    set it and it does that; else by a limit on the size of files.
     """
-
-    _LIMIT_BYTES = 64 * 2**10
 
     def begin(self, receiver: Receiver) -> None:
         if not self._protect():
-            assert (self.data / "journal.db-wal").stat().st_size > self._LIMIT_BYTES
-            limit_files(receiver, self._LIMIT_BYTES)
+            limit_files(receiver, _PAGE_BYTES)
 
     def end(self, receiver: Receiver) -> None:
         limit_files(receiver, _NO_LIMIT)
@@ -168,14 +168,14 @@ def mounting_namespace() -> tuple[str, ...] | None:
     return None
 
 
-@pytest.fixture(params=["full disk", "no growth", "write protection"])
+@pytest.fixture(params=["full disk", "size limit", "write protection"])
 def fault(request: pytest.FixtureRequest, tmp_path: Path) -> Fault:
     if request.param == "write protection":
         return WriteProtection(tmp_path)
     namespace = mounting_namespace()
     # Where nobody may mount a disk, not even in a container of his own, the nearest to a full one.
-    if request.param == "no growth" or namespace is None:
-        return NoGrowth(tmp_path)
+    if request.param == "size limit" or namespace is None:
+        return SizeLimit(tmp_path)
     return FullDisk(tmp_path, namespace)
 
 
@@ -268,7 +268,7 @@ def run_with_pages(receiver: Receiver, record: Record, pages: int) -> bool:
     worker = halt(receiver, record)
     assert post(receiver, fingerprint).ok
     written = record.file.with_name("journal.db-wal").stat().st_size
-    resource.prlimit(worker, resource.RLIMIT_FSIZE, (written + pages * _PAGE_BYTES, _NO_LIMIT))
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (written + pages * _FRAME_BYTES, _NO_LIMIT))
     os.kill(worker, signal.SIGCONT)
 
     def is_recorded() -> bool:
@@ -319,15 +319,11 @@ def test_deadline_that_passes_while_nothing_can_be_written_still_frees_the_slot(
         wait_until(lambda: witness.seen("ends"))
 
 
-def modes_mean_nothing(directory: Path) -> bool:
-    """Whether we may write what nobody may, as root can; a receiver must give that up here."""
-    file = directory / "read only"
-    file.touch(0o444)
-    try:
-        file.open("w").close()
-    except PermissionError:
-        return False
-    return True
+def set_modes(record: Record, mode: int) -> None:
+    """Set the mode of a journal and of all files beside it."""
+    # The database first: SQLite gives its mode to the files that it makes later.
+    for file in sorted(record.file.parent.glob(f"{record.file.name}*")):
+        file.chmod(mode)
 
 
 def is_listening(receiver: Receiver) -> bool:
@@ -390,10 +386,10 @@ def overwrite_header(file: Path) -> None:
 
 
 def garble_middle_page(file: Path) -> None:
-    middle = file.stat().st_size // 4096 // 2
+    middle = file.stat().st_size // _PAGE_BYTES // 2
     with file.open("r+b") as opened:
-        opened.seek(middle * 4096)
-        opened.write(b"\xa5" * 4096)
+        opened.seek(middle * _PAGE_BYTES)
+        opened.write(b"\xa5" * _PAGE_BYTES)
 
 
 @pytest.mark.parametrize("command", ["serve", "web", "worker"])

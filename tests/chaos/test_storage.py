@@ -326,13 +326,6 @@ def set_modes(record: Record, mode: int) -> None:
         file.chmod(mode)
 
 
-def is_listening(receiver: Receiver) -> bool:
-    try:
-        return requests.get(f"{receiver.url}/-/healthy", timeout=5).ok
-    except requests.ConnectionError:
-        return False
-
-
 def test_journal_locked_by_another_process_answers_503_in_time_and_recovers(
     tmp_path: Path, witness: Witness
 ) -> None:

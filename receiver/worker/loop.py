@@ -192,6 +192,8 @@ class Worker:
         if not self._unrecorded and not (free > 0 and self._actions.loaded and self._may_claim()):
             return False
         with self._journal.writing() as connection:
+            # First of all locks: who waits for it must hold nothing that its owner may want.
+            self._journal.dialect.lock_claims(connection)
             recorded = outcomes.record_in(
                 self._journal, connection, self._instance.id, self._ended(), self._rules,
                 self._jitter,

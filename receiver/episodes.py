@@ -136,6 +136,7 @@ class EpisodeRun:
     outcome: str | None
     attempts: int
     cancelled_by: str | None
+    dry_run: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,10 @@ def when_settled(
     succeeded = [
         run
         for run in runs
-        if run.kind == "fired" and run.ordinal == row.round and run.outcome == "succeeded"
+        if run.kind == "fired"
+        and run.ordinal == row.round
+        and run.outcome == "succeeded"
+        and not run.dry_run  # What did nothing has nothing to undo.
     ]
     if not succeeded:
         return None

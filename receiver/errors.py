@@ -37,6 +37,7 @@ class NotificationError(ReceiverError):
     def __init__(self, detail: str, fields: dict[str, str] | None = None) -> None:
         self.detail = detail
         self.fields = fields or {}
+        self.problems = (detail, *(f"{path}: {said}" for path, said in self.fields.items()))
         super().__init__(detail)
 
 

@@ -39,17 +39,18 @@ class Asking:
     """What the verdict needs to know of the run itself.
 
     `is_retry`: it has started before, and was counted then. `held_since`: when a guardrail first
-    delayed it.
+    delayed it. `needs_approval`: nobody has approved it yet, see the function of this name.
     """
 
     kind: str = "fired"
     is_retry: bool = False
     held_since: datetime | None = None
+    needs_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`run`; `wait` for something that has no time; `delay` until a time; or `skip`.
+    """`run`, `wait` (for what has no time), `delay` until a time, `ask` a person, or `skip`.
 
     `guardrail` names the rule that decided, empty for `run`.
     """
@@ -71,6 +72,9 @@ def decide(
     asking: Asking, policy: Policy, limits: Limits, history: History, now: datetime
 ) -> Verdict:
     """Return whether a due run may start now, and if not, by which rule."""
+    if asking.needs_approval:
+        reason = f"waits for approval, {text(policy.approval_timeout)} at most"
+        return Verdict("ask", "approval", reason, now + policy.approval_timeout)
     waits = _wait(policy, limits, history)
     if waits is not None:
         return waits
@@ -82,6 +86,19 @@ def decide(
         reason = "the breaker is half open: one run at a time shows whether the action works again"
         return Verdict("wait", "breaker", reason)
     return Verdict("run")
+
+
+def needs_approval(
+    policy: Policy, kind: str, approval: str | None, is_dry_run: bool, was_started: bool
+) -> bool:
+    """Whether a run must wait for a person, who may have been asked (`approval`) before.
+
+    Who approved an action has approved its repeats, and what undoes it. A run that was a dry run,
+    or that needed no approval, when it was accepted may need one by the time when it is due.
+    """
+    if policy.approval != "required" or approval == "approved":
+        return False
+    return not (is_dry_run or was_started or kind in ("repeat", "resolved"))
 
 
 def is_open(policy: Policy, ends: Sequence[tuple[datetime, bool]]) -> bool:

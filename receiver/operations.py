@@ -18,13 +18,15 @@ from receiver.calls import Call, call_of
 from receiver.errors import OperationError
 from receiver.guardrails import Asking
 from receiver.intake import Counts, Intake, Routed, intake_of
+from receiver.journal import changes
 from receiver.journal.acceptance import record
+from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.past import Past
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
-from receiver.journal.tables import instances, rejected
-from receiver.plugins import Actions, catalog_of, rules_of
+from receiver.journal.tables import rejected
+from receiver.plugins import Actions, catalog_of, rules_as_far_as_loaded
 from receiver.policies import Rules, target_of
 from receiver.routing import Catalog, route
 from receiver.settings import Settings
@@ -53,7 +55,7 @@ class Operations:
     def __init__(self, settings: Settings, actions: Actions, journal: Journal) -> None:
         self._settings = settings
         self._journal = journal
-        self._rules: Rules = rules_of(settings, actions)
+        self._rules: Rules = rules_as_far_as_loaded(settings, actions)
         self._catalog: Catalog = catalog_of(actions)
 
     def knows(self, action: str) -> bool:
@@ -80,29 +82,19 @@ class Operations:
         self, connection: Connection, past: Past, intake: Intake, routed: Routed, now: datetime
     ) -> list[Explained]:
         alert, way = routed.alert, routed.route
+        if alert.is_resolved:
+            return _explain_resolved(connection, intake.source, alert, now)
         found = [
             Explained(alert, way.rule, "", "rejected", refused.reason) for refused in way.rejections
         ]
         for action in way.actions:
-            row = _row(connection, intake.source, alert.fingerprint, action)
-            if alert.is_resolved:
-                said = (
-                    episodes.decide_resolved(row, alert.ends_at, now).reason
-                    if row is not None
-                    else "it was never seen firing"
-                )
-                found.append(Explained(alert, way.rule, action, "resolved", said))
-                continue
+            key = (intake.source, alert.fingerprint, action)
+            row = next(iter(_rows(connection, *key)), None)
+            has_run = episodes.needs_identity(row, alert.starts_at, now) and changes.has_fired_run(
+                connection, key, alert.starts_at
+            )
             decision = episodes.decide_firing(
-                row,
-                intake.source,
-                alert.fingerprint,
-                action,
-                alert.starts_at,
-                intake.receiver,
-                now,
-                self._rules.tolerance,
-                has_run=row is not None and row.starts_at == alert.starts_at,
+                row, *key, alert.starts_at, intake.receiver, now, self._rules.tolerance, has_run
             )
             policy = self._rules.policy(action)
             target = target_of(policy, intake.source, alert.fingerprint, alert.labels)
@@ -114,7 +106,7 @@ class Operations:
                     decision.kind,
                     decision.reason,
                     call_of(alert, now),
-                    self._verdict(past, action, target, Asking(), alert, now),
+                    self._verdict(past, action, target, Asking(), None, alert, now),
                 )
             )
         return found
@@ -125,9 +117,11 @@ class Operations:
         action: str,
         target: str,
         asking: Asking,
+        approval: str | None,
         alert: Alert,
         now: datetime,
     ) -> str:
+        """Return what a run would meet now; `asking` is about it, but for its approval."""
         policy = self._rules.policy(action)
         verdict = guardrails.decide(
             asking, policy, self._rules.limits, past.history(action, target), now
@@ -138,7 +132,7 @@ class Operations:
             said = f"{said}; until {verdict.until:%Y-%m-%d %H:%M:%S} UTC"
         if is_dry_run:
             return f"{said}; a dry run: the action only says what it would do"
-        if policy.approval == "required" and asking == Asking():
+        if guardrails.needs_approval(policy, asking.kind, approval, False, asking.is_retry):
             return f"waits for a person's approval; then: {said}"
         return said
 
@@ -148,22 +142,29 @@ class Operations:
             return str(run["reason"])
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
-            if not _is_loaded_somewhere(connection, run["action"]):
+            workers = living_workers(self._journal, connection)
+            if not any(run["action"] in worker.actions for worker in workers):
                 return f"no worker that is running has loaded the action {run['action']}"
             if run["due_at"] > now:
                 return f"{run['reason']}; due at {run['due_at']:%Y-%m-%d %H:%M:%S} UTC"
-            row = _row(connection, run["source"], run["fingerprint"], run["episode_action"])
+            key = (run["source"], run["fingerprint"], run["episode_action"])
+            row = next(iter(_rows(connection, *key)), None)
             staleness = self._rules.policy(run["action"]).max_staleness
-            if row is not None and run["kind"] != "resolved" and row.seen_at < now - staleness:
+            reported = max(row.seen_at, run["retried_at"] or row.seen_at) if row else now
+            if row is not None and run["kind"] != "resolved" and reported < now - staleness:
                 return (
                     f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
                     f"ago than max_staleness ({guardrails.text(staleness)}): it waits for a report"
                 )
-            asking = Asking(run["kind"], run["attempts"] > run["attempts_before"],
-                            run["held_since"])  # fmt: skip
-            past = Past(connection, self._rules, now)
-            alert = Alert.from_json(run["alert"])
-            return self._verdict(past, run["action"], run["target"], asking, alert, now)
+            return self._verdict(
+                Past(connection, self._rules, now),
+                run["action"],
+                run["target"],
+                Asking(run["kind"], run["counted"], run["held_since"]),
+                run["approval"],
+                Alert.from_json(run["alert"]),
+                now,
+            )
 
     def replay(self, person: Person, rejected_id: int) -> Counts:
         """Route a rejected alert again, as if Alertmanager had just sent it.
@@ -172,34 +173,49 @@ class Operations:
         """
         with self._journal.reading() as connection:
             query = sa.select(rejected).where(rejected.c.id == rejected_id)
-            found = connection.execute(query).first()
+            # No database has a number as high, nor can look for one.
+            found = connection.execute(query).first() if rejected_id < 2**63 else None
         if found is None:
-            raise OperationError(f"there is no rejected alert {rejected_id}; see `receiver runs`")
+            raise OperationError(
+                f"there is no rejected alert {rejected_id}; see `receiver rejected`"
+            )
         if found.closed_at is not None:
             raise OperationError(f"the rejected alert {rejected_id} is closed: {found.closed_by}")
         alert = Alert.from_json(found.alert)
-        way = route(alert, "", self._settings.action_plugin, self._catalog)
+        path_action = found.name if found.rule == "path" else ""
+        way = route(alert, path_action, self._settings.action_plugin, self._catalog)
         intake = Intake(found.source, found.receiver, found.external_url, (Routed(alert, way),))
-        (counts,) = record(self._journal, [intake], self._rules)
+        # First what was asked for: nothing is done that nobody can look up.
         note(self._journal, person, "replay", f"rejected alert {rejected_id}")
+        (counts,) = record(self._journal, [intake], self._rules)
         return counts
 
 
-def _row(
-    connection: Connection, source: str, fingerprint: str, action: str
-) -> episodes.Episode | None:
+def _explain_resolved(
+    connection: Connection, source: str, alert: Alert, now: datetime
+) -> list[Explained]:
+    """A resolved alert closes what is open, whatever the route by which it comes."""
+    found = [
+        Explained(
+            alert, "", row.action, "resolved",
+            episodes.decide_resolved(row, alert.ends_at, now).reason,
+        )
+        for row in _rows(connection, source, alert.fingerprint)
+    ]  # fmt: skip
+    return found or [Explained(alert, "", "", "resolved", "it was never seen firing")]
+
+
+def _rows(
+    connection: Connection, source: str, fingerprint: str, action: str | None = None
+) -> list[episodes.Episode]:
+    """Return the latest episodes of an alert, one per action."""
     table = episode_rows
     names: Sequence[str] = list(episodes.Episode.__dataclass_fields__)
     query = sa.select(*(table.c[name] for name in names)).where(
         table.c.source == source,
         table.c.fingerprint == fingerprint,
-        table.c.action == action,
         table.c.starts_at.is_not(None),
+        *([table.c.action == action] if action is not None else []),
     )
-    found = connection.execute(query).first()
-    return None if found is None else episodes.Episode(*found)
-
-
-def _is_loaded_somewhere(connection: Connection, action: str) -> bool:
-    query = sa.select(instances.c.actions).where(instances.c.role == "worker")
-    return any(f'"{action}"' in names for (names,) in connection.execute(query))
+    found = connection.execute(query.order_by(table.c.action))
+    return [episodes.Episode(*one) for one in found]

@@ -274,17 +274,13 @@ def catalog_of(actions: Actions) -> Catalog:
 
 
 def rules_of(settings: Settings, actions: Actions) -> Rules:
-    """Return what the journal must know of settings and plugins.
+    """Return what the journal must know of settings and plugins, where all fits together.
 
-    Raises SettingsError when policies do not fit together: an escalation to no action or in a
-    circle, a limit that looks back further than runs are kept.
+    Raises SettingsError when policies do not: an escalation to no action or in a circle, a limit
+    that looks back further than runs are kept.
     """
-    policies = {
-        name: policy_of(
-            name, [*settings.policies.get(name, ()), actions.plugins[name].default_policy]
-        )[0]
-        for name in sorted(actions.loaded)
-    }
+    rules = rules_as_far_as_loaded(settings, actions)
+    policies = rules.policies
     problems = [
         f"[actions.{name}] escalate_to: there is no action {policy.escalate_to}"
         f"{nearest(policy.escalate_to, policies)}"
@@ -302,6 +298,17 @@ def rules_of(settings: Settings, actions: Actions) -> Rules:
             )
     if problems:
         raise SettingsError(problems)
+    return rules
+
+
+def rules_as_far_as_loaded(settings: Settings, actions: Actions) -> Rules:
+    """Return the rules of what could be loaded: to look and to stop must work where runs cannot."""
+    policies = {
+        name: policy_of(
+            name, [*settings.policies.get(name, ()), actions.plugins[name].default_policy]
+        )[0]
+        for name in sorted(actions.loaded)
+    }
     return Rules(
         tolerance=settings.episode_tolerance,
         policies=policies,

@@ -274,7 +274,15 @@ def policy_of(action: str, sources: Sequence[Mapping[str, object]]) -> tuple[Pol
             return f"{_POLICY_PREFIX}{action}_{one.name}".upper()
         return f"[actions.{action}] {one.name}"
 
-    values, problems = resolve(table.values(), sources, shown_as)
+    # `none` switches off what a plugin's own policy would switch on.
+    off = {
+        one.name
+        for one in table.values()
+        if one.default in (None, "")
+        and next((said[one.name] for said in sources if said.get(one.name)), None) == "none"
+    }
+    kept = [{key: raw for key, raw in said.items() if key not in off} for said in sources]
+    values, problems = resolve(table.values(), kept, shown_as)
     if problems:
         return Policy(), problems
     return Policy(**{name: values[one.name] for name, one in table.items()}), []

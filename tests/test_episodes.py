@@ -476,11 +476,11 @@ def test_decision_does_not_depend_on_the_offset_that_a_time_is_written_with(
         assert decide_resolved(row, at, NOW) == decide_resolved(shifted, there, NOW)
 
 
-FIRED = EpisodeRun(1, "fired", 0, "queued", None, 0, None)
+FIRED = EpisodeRun(1, "fired", 0, "queued", None, 0, None, False)
 SUCCEEDED = replace(FIRED, state="finished", outcome="succeeded", attempts=1)
-REPEAT = EpisodeRun(2, "repeat", 1, "queued", None, 0, None)
-RESOLVED = EpisodeRun(3, "resolved", 0, "queued", None, 0, None)
-ESCALATION = EpisodeRun(4, "escalation", 0, "queued", None, 0, None)
+REPEAT = EpisodeRun(2, "repeat", 1, "queued", None, 0, None, False)
+RESOLVED = EpisodeRun(3, "resolved", 0, "queued", None, 0, None, False)
+ESCALATION = EpisodeRun(4, "escalation", 0, "queued", None, 0, None, False)
 BY_RESOLVED = {"state": "finished", "outcome": "cancelled", "cancelled_by": "resolved"}
 AFTER = 5 * MINUTE
 NOT_STARTED = "the alert resolved before the run started"

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from databases import Databases
+from elsewhere import Elsewhere
 from notifications import PAYLOADS, SEQUENCES, T0, alert, notification, sequence
 
 from receiver.alertmanager import Notification, parse_notification
@@ -25,9 +27,9 @@ from receiver.operations import Explained, Operations
 from receiver.plugins import catalog_of, load_actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.settings import load
-from receiver.worker.leases import Instance
 
 ANN = Person("ann", "cli on desk")
+NO_WORKER = "no worker that is running has loaded the action fix_it"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SUCCEEDED = AttemptEnd("succeeded")
 FAILED = AttemptEnd("failed", error="no")
@@ -108,6 +110,13 @@ class Site:
     def why(self, run_id: int) -> str:
         return self.operations.why_waiting(reading.find_run(self.journal, run_id))
 
+    @contextmanager
+    def worker(self, elsewhere: Elsewhere, *actions: str, role: str = "worker") -> Iterator[None]:
+        """Have a worker run that has loaded these actions; it enters by its own clock."""
+        name = elsewhere.enter(self.journal, *actions, role=role)
+        yield
+        elsewhere.leave(name)
+
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return all that the journal holds."""
         with self.journal.reading() as connection:
@@ -126,6 +135,14 @@ def _fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(sys.modules) - before:
         if name.startswith("receiver_plugins."):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    """Where the workers run."""
+    made = Elsewhere()
+    yield made
+    made.kill()
 
 
 @pytest.fixture
@@ -320,8 +337,28 @@ def test_explain_says_what_an_alert_means_for_its_episode(
     for one in before:
         site.accept(one)
     (found,) = site.explain(this)
-    assert (found.action, found.episode, found.reason) == ("fix_it", episode, reason)
+    action = "" if reason == "it was never seen firing" else "fix_it"
+    assert (found.action, found.episode, found.reason) == (action, episode, reason)
     assert (found.call is not None) == (found.verdict != "") == (episode != "resolved")
+
+
+def test_explain_of_a_resolved_tells_what_it_closes_by_whatever_route(site: Site) -> None:
+    site.accept(action="fix_it")
+    site.accept(action="page")
+    # By itself this alert would be rejected, which no resolved is.
+    found = site.explain(RESOLVED, action="")
+    assert [(one.action, one.episode) for one in found] == [
+        ("fix_it", "resolved"), ("page", "resolved"),
+    ]  # fmt: skip
+
+
+def test_explain_of_a_sender_whose_clock_is_ahead_foretells_what_happens(any_site: Site) -> None:
+    ahead = alert(starts_at=any_site.now + HOUR)
+    any_site.accept(ahead)
+    any_site.accept(alert(starts_at=any_site.now + 2 * HOUR))
+    (again,) = any_site.explain(ahead)
+    assert again.episode == "seen"
+    assert any_site.accept(ahead).accepted == 0
 
 
 def test_explain_looks_at_the_episodes_of_the_source_that_was_asked_for(site: Site) -> None:
@@ -585,6 +622,18 @@ def _awaiting(site: Site) -> None:
     site.accept()
 
 
+def _approved(site: Site) -> None:
+    _awaiting(site)
+    requests.approve(site.journal, ANN, 1)
+
+
+def _accepted_dry(site: Site) -> None:
+    site.configure(RECEIVER_DRY_RUN="true")
+    site.accept()
+    site.configure(RECEIVER_DRY_RUN="false")
+    site.policy(approval="required")
+
+
 def _paused_and_accepted(site: Site) -> None:
     requests.pause(site.journal, ANN, None, "deploy")
     site.accept()
@@ -622,6 +671,10 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
         "the breaker is half open: one run at a time shows whether the action works again",
     ),
     "approval": (_awaiting, 1, "waits for approval, 1h at most"),
+    "approved": (_approved, 1, "starts at once"),
+    "accepted as a dry run": (
+        _accepted_dry, 1, "waits for a person's approval; then: starts at once"
+    ),
     "running": (_busy, 1, "attempt 1 runs"),
     "succeeded": (_ran_before, 1, "the action succeeded"),
     "skipped": (
@@ -634,36 +687,55 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
 
 @pytest.mark.parametrize(("prepare", "run_id", "why"), WAITING.values(), ids=WAITING)
 def test_run_says_in_words_why_it_does_not_run(
-    any_site: Site, prepare: Prepare, run_id: int, why: str
+    any_site: Site, elsewhere: Elsewhere, prepare: Prepare, run_id: int, why: str
 ) -> None:
-    worker = Instance(any_site.journal, "worker", ["fix_it", "page"])
     prepare(any_site)
-    assert any_site.why(run_id) == why
-    worker.close()
+    with any_site.worker(elsewhere, "fix_it", "page"):
+        assert any_site.why(run_id) == why
 
 
-def test_run_that_no_worker_has_loaded_says_so(any_site: Site) -> None:
+def test_run_that_no_worker_has_loaded_says_so(any_site: Site, elsewhere: Elsewhere) -> None:
     any_site.accept()
-    others = [
-        Instance(any_site.journal, "worker", ["page", "fix_it_all"]),
-        Instance(any_site.journal, "web", ["fix_it"]),
-    ]
-    none = "no worker that is running has loaded the action fix_it"
-    assert any_site.why(1) == none
-    worker = Instance(any_site.journal, "worker", ["fix_it", "page"])
-    assert any_site.why(1) == "starts at once"
-    worker.close()
-    assert any_site.why(1) == none
-    for one in others:
-        one.close()
+    with (
+        any_site.worker(elsewhere, "page", "fix_it_all"),
+        any_site.worker(elsewhere, "fix_it", role="web"),
+    ):
+        assert any_site.why(1) == NO_WORKER
+        with any_site.worker(elsewhere, "fix_it", "page"):
+            assert any_site.why(1) == "starts at once"
+        assert any_site.why(1) == NO_WORKER
 
 
-def test_stale_run_is_as_good_as_new_once_its_alert_is_reported_again(any_site: Site) -> None:
-    worker = Instance(any_site.journal, "worker", ["fix_it"])
+def test_worker_that_died_without_a_word_counts_for_nothing(any_site: Site) -> None:
+    any_site.accept()
+    any_site.now = datetime.now(UTC)
+    worker = Elsewhere()
+    worker.enter(any_site.journal, "fix_it")
+    assert any_site.why(1) != NO_WORKER
+    worker.kill()
+    any_site.now += MINUTE
+    assert any_site.why(1) == NO_WORKER
+
+
+def test_stale_run_is_as_good_as_new_once_its_alert_is_reported_again(
+    any_site: Site, elsewhere: Elsewhere
+) -> None:
     _stale(any_site)
     any_site.accept()
-    assert any_site.why(1) == "starts at once"
-    worker.close()
+    with any_site.worker(elsewhere, "fix_it"):
+        assert any_site.why(1) == "starts at once"
+
+
+def test_stale_run_that_a_person_retries_waits_for_no_report(
+    any_site: Site, elsewhere: Elsewhere
+) -> None:
+    any_site.accept()
+    requests.cancel(any_site.journal, ANN, 1)
+    any_site.now += 6 * HOUR
+    requests.retry(any_site.journal, ANN, 1)
+    with any_site.worker(elsewhere, "fix_it"):
+        assert any_site.why(1) == "starts at once"
+    assert [run.id for run in any_site.claim()] == [1]
 
 
 # Replay
@@ -718,6 +790,26 @@ def test_replay_runs_nothing_twice_that_its_alert_names_beside_the_rejected(site
     (kept,) = reading.list_rejected(site.journal)
     assert site.operations.replay(ANN, kept["id"]) == Counts(accepted=1, duplicate=1)
     assert sorted(one["action"] for one in reading.list_runs(site.journal)) == ["fix_it", "newer"]
+
+
+def test_replay_of_what_the_path_named_goes_where_the_path_said(site: Site) -> None:
+    # Known, but not among the enabled.
+    assert site.accept(action="file_action") == Counts(rejected=1)
+    site.configure(RECEIVER_ACTIONS="fix_it, file_action", FILE_ACTION_DIR=str(site.plugins))
+    (kept,) = reading.list_rejected(site.journal)
+    assert site.operations.replay(ANN, kept["id"]) == Counts(accepted=1)
+    assert [one["action"] for one in reading.list_runs(site.journal)] == ["file_action"]
+
+
+def test_rejection_is_not_taken_up_by_a_notification_of_another_route(any_site: Site) -> None:
+    site = any_site
+    number = refuse(site)
+    site.accept(alert(labels={ACTION: "newer"}), action="fix_it")
+    (kept,) = reading.list_rejected(site.journal)
+    assert (kept["id"], kept["closed_at"]) == (number, None)
+    assert site.accept(alert("f2"), action="file_action") == Counts(rejected=1)
+    site.accept(alert("f2", labels={ACTION: "page"}), action="")
+    assert [one["closed_at"] for one in reading.list_rejected(site.journal)] == [None, None]
 
 
 @pytest.mark.parametrize("how", ["taken up", "resolved"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from receiver.errors import PluginError, ReceiverError, SettingsError
+from receiver.errors import ReceiverError
 
 # Command -> the module that has it, and its line in the help.
 _COMMANDS = {
@@ -71,9 +71,7 @@ def main() -> Any:
     except ReceiverError as error:
         if "--debug" in sys.argv[1:2]:
             raise
-        problems = (
-            error.problems if isinstance(error, SettingsError | PluginError) else (str(error),)
-        )
+        problems = getattr(error, "problems", (str(error),))
         click.echo(f"receiver: {len(problems)} problem{'s'[: len(problems) > 1]}:", err=True)
         for one in problems:
             click.echo(f"  {one}", err=True)

@@ -1,6 +1,7 @@
 """`receiver explain`: what a notification would lead to, or why a run does not run."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def explain(settings: Settings, what: str, path_action: str, source: str, as_jso
     back now. Nothing is run or stored. Exit code 1 when an alert would be rejected.
     """
     with opened(settings) as (journal, operations):
-        if what.isdigit() and not Path(what).exists():
+        if re.fullmatch("[0-9]+", what) and not Path(what).exists():
             found = reading.find_run(journal, int(what))
             why = operations.why_waiting(found)
             state = found["outcome"] or found["state"]
@@ -59,7 +60,7 @@ def _as_dict(one: Explained) -> dict[str, Any]:
         "alertname": one.alert.name,
         "fingerprint": one.alert.fingerprint,
         "status": one.alert.status,
-        "rule": one.rule,
+        "rule": one.rule or None,
         "action": one.action or None,
         "episode": one.episode,
         "reason": one.reason,
@@ -78,8 +79,12 @@ def _as_dict(one: Explained) -> dict[str, Any]:
 
 def _show(one: Explained) -> None:
     name = one.alert.name or one.alert.fingerprint
-    to = f"{one.action}, by {one.rule}" if one.action else "no action"
-    lines = [f"{name} ({one.alert.status}) goes to {to}", f"  {one.episode}: {one.reason}"]
+    to = "goes to no action"
+    if one.action:
+        to = f"goes to {one.action}, by {one.rule}" if one.rule else f"is about {one.action}"
+    elif one.alert.is_resolved:
+        to = "is about nothing known"
+    lines = [f"{name} ({one.alert.status}) {to}", f"  {one.episode}: {one.reason}"]
     if one.call is not None:
         call = one.call
         lines.append(

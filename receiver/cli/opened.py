@@ -82,7 +82,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(safe(cell) for cell in row))
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_WIDTH)
+        console = Console(markup=False, highlight=False, emoji=False, width=_WIDTH)
     console.print(table)

@@ -63,7 +63,7 @@ class _Statements:
             index_elements=["source", "fingerprint", "name", "starts_at"],
             set_={
                 "times": tables.rejected.c.times + 1,
-                **{name: refused.excluded[name] for name in ("seen_at", "reason", "alert")},
+                **{name: refused.excluded[name] for name in ("seen_at", "rule", "reason", "alert")},
                 "closed_at": None,
                 "closed_by": None,
             },
@@ -283,6 +283,7 @@ def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now
             "source": intake.source,
             "fingerprint": routed.alert.fingerprint,
             "name": rejection.name,
+            "rule": routed.route.rule,
             "starts_at": routed.alert.starts_at,
             "alert_name": routed.alert.name[:_LONGEST_INDEXED],
             "alert": routed.alert.to_json(),
@@ -308,24 +309,33 @@ def _close_rejections(
     connection: Connection, wave: _Wave, still_refused: set[tuple[str, str, str]], now: datetime
 ) -> None:
     table = tables.rejected
-    status: dict[tuple[str, str], bool] = {
-        (intake.source, routed.alert.fingerprint): routed.alert.is_resolved
-        for intake, _, routed in wave.alerts
-    }
-    for chunk in _chunks(fingerprint for _, fingerprint in status):
-        query = sa.select(table.c.id, table.c.source, table.c.fingerprint, table.c.name).where(
-            table.c.closed_at.is_(None), table.c.fingerprint.in_(chunk)
-        )
+    told = {(intake.source, routed.alert.fingerprint): routed for intake, _, routed in wave.alerts}
+    for chunk in _chunks(fingerprint for _, fingerprint in told):
+        query = sa.select(
+            table.c.id, table.c.source, table.c.fingerprint, table.c.name, table.c.rule
+        ).where(table.c.closed_at.is_(None), table.c.fingerprint.in_(chunk))
         for found in connection.execute(query).all():
-            resolved = status.get((found.source, found.fingerprint))
+            routed = told.get((found.source, found.fingerprint))
             key = (found.source, found.fingerprint, found.name)
-            if resolved is None or (not resolved and key in still_refused):
+            if routed is None or key in still_refused:
                 continue
+            if not routed.alert.is_resolved and not _is_taken_up(found.name, found.rule, routed):
+                continue
+            closed_by = "resolved" if routed.alert.is_resolved else "taken up"
             connection.execute(
                 sa.update(table)
                 .where(table.c.id == found.id)
-                .values(closed_at=now, closed_by="resolved" if resolved else "taken up")
+                .values(closed_at=now, closed_by=closed_by)
             )
+
+
+def _is_taken_up(name: str, rule: str, routed: Routed) -> bool:
+    """Whether what was refused under a name is not refused any more.
+
+    A notification by another route says nothing about it: one that names its action by the path,
+    about what alerts name, and the other way round.
+    """
+    return name in routed.route.actions or "path" not in (rule, routed.route.rule)
 
 
 def _write_routes(

@@ -5,7 +5,7 @@ cannot be claimed for ever.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from receiver.guardrails import Asking, Verdict
 from receiver.journal import changes
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS, Past
-from receiver.journal.tables import Instant, attempts, holds, runs
+from receiver.journal.tables import AT_ONCE, Instant, attempts, holds, runs
 from receiver.journal.tables import episodes as episode_rows
 from receiver.policies import Rules, idempotency_key
 
@@ -29,7 +29,7 @@ from receiver.policies import Rules, idempotency_key
 class ClaimedRun:
     """A run that this process must now attempt; `attempt` counts from 1.
 
-    `attempts_before` were made before a person asked for more. `was_started`: this is another
+    `attempts_before` were made before a person asked for more. `was_counted`: this is another
     attempt of what limits have counted already.
     """
 
@@ -52,8 +52,14 @@ class ClaimedRun:
     call: str
     attempt: int
     attempts_before: int
+    approval: str | None
     is_dry_run: bool
-    was_started: bool
+    was_counted: bool
+
+    @property
+    def is_start(self) -> bool:
+        """Whether limits count this attempt as the start of its run."""
+        return not (self.is_dry_run or self.was_counted)
 
     @property
     def idempotency_key(self) -> str:
@@ -68,7 +74,7 @@ _CLAIMED = [
     for name in (
         "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
         "alert_name", "alert", "receiver", "external_url", "received_at", "created_at", "due_at",
-        "held_since", "call", "attempts", "attempts_before", "started_at",
+        "held_since", "call", "attempts", "attempts_before", "approval", "counted",
     )
 ]  # fmt: skip
 
@@ -77,11 +83,13 @@ _CLAIMED = [
 class Claims:
     """What one look at the due runs gave: those claimed, and those that a guardrail moved.
 
-    `moved` holds (run id, verdict) of runs that were delayed or skipped.
+    `moved` holds (run id, verdict) of runs that were delayed, skipped, or wait for a person now.
+    `is_more`: another look may find more to claim at once.
     """
 
     claimed: list[ClaimedRun]
     moved: list[tuple[int, Verdict]]
+    is_more: bool = False
 
 
 def claim_due_runs(
@@ -100,38 +108,71 @@ def claim_in(
     slots: int,
     rules: Rules,
 ) -> Claims:
-    """Claim due runs of these actions for `owner`, at most `slots` in all, the longest due first.
+    """Claim due runs of these actions for `owner`, at most `slots` in all.
+
+    What guardrails have held longest comes first, then what is due longest: a stream of new runs
+    must not take every place that a limit gives.
 
     Everything is counted under the one claim lock, so that no limit is exceeded by however many
     claim at a time. A run whose alert was not reported for `max_staleness` waits until it is. At
     the first claim the arguments are worked out, and kept with the run.
     """
-    found = Claims([], [])
     journal.dialect.lock_claims(connection)
     now = journal.now(connection)
-    due: list[ClaimedRun] = []
-    for action in actions:
-        due += _due(journal, connection, action, slots, rules, now)
+    due: dict[int, ClaimedRun] = {}
+    is_cut = False
+    if slots > 0:
+        held = set(connection.execute(_ACTIONS_HELD, {"now": now}).scalars())
+        for action in actions:
+            for query in (_DUE_HELD, _DUE)[action not in held :]:
+                some = _due(journal, connection, query, action, slots, rules, now)
+                due |= some
+                is_cut = is_cut or len(some) == slots
     past = Past(connection, rules, now)
-    for run in sorted(due, key=lambda run: (run.due_at, run.id)):
-        if len(found.claimed) == slots:
+    claimed: list[ClaimedRun] = []
+    moved: list[tuple[int, Verdict]] = []
+    for run in sorted(due.values(), key=_turn):
+        if len(claimed) == slots:
             break
+        policy = rules.policy(run.action)
+        unapproved = guardrails.needs_approval(
+            policy, run.kind, run.approval, run.is_dry_run, run.was_counted
+        )
         verdict = guardrails.decide(
-            Asking(run.kind, run.was_started, run.held_since),
-            rules.policy(run.action),
+            Asking(run.kind, run.was_counted, run.held_since, unapproved),
+            policy,
             rules.limits,
             past.history(run.action, run.target),
             now,
         )
         if verdict.kind == "run":
-            found.claimed.append(run)
-            past.note_start(run.action, run.target, run.is_dry_run, run.was_started)
-        elif verdict.kind in ("delay", "skip"):
-            found.moved.append((run.id, verdict))
+            claimed.append(run)
+            past.note_start(run.action, run.target, run.is_start)
+        elif verdict.kind != "wait":
+            moved.append((run.id, verdict))
             _move(journal, connection, run, verdict, rules, now)
-    if found.claimed:
-        _mark_claimed(connection, owner, found.claimed, now)
-    return found
+    if claimed:
+        claimed = _mark_claimed(connection, owner, claimed, now)
+    # What was claimed keeps its target busy: the next look sees past others of that target.
+    return Claims(claimed, moved, bool(moved) or (bool(claimed) and is_cut))
+
+
+def _turn(run: ClaimedRun) -> tuple[bool, datetime, int]:
+    return (run.held_since is None, run.held_since or run.due_at, run.id)
+
+
+def judge_anew(connection: Connection, actions: Iterable[str], held_by: str | None = None) -> None:
+    """Let guardrails look at once at runs that they have delayed: what held them has changed."""
+    connection.execute(
+        sa.update(runs)
+        .where(
+            runs.c.state == sa.literal_column("'queued'"),
+            runs.c.held_since.is_not(None),
+            runs.c.action.in_(sorted(actions)),
+            *([runs.c.held_by == held_by] if held_by else []),
+        )
+        .values(due_at=AT_ONCE)
+    )
 
 
 def _due_query() -> sa.Select[Any]:
@@ -141,7 +182,9 @@ def _due_query() -> sa.Select[Any]:
         & (row.c.fingerprint == runs.c.fingerprint)
         & (row.c.action == runs.c.episode_action)
     )
-    fresh = row.c.seen_at >= sa.bindparam("fresh_since")
+    # What a person asks for is as good as a report.
+    fresh_since: sa.BindParameter[Any] = sa.bindparam("fresh_since", type_=Instant())
+    fresh = (row.c.seen_at >= fresh_since) | (runs.c.retried_at >= fresh_since)
     return (
         sa.select(*_CLAIMED)
         .select_from(runs.outerjoin(row, same_row))
@@ -169,47 +212,43 @@ def _due_query() -> sa.Select[Any]:
 
 # Built once: for short runs, putting it together would cost more than all else.
 _DUE = _due_query()
+_DUE_HELD = _DUE.where(runs.c.held_since.is_not(None))
+_ACTIONS_HELD = (
+    sa.select(runs.c.action)
+    .distinct()
+    .where(
+        runs.c.state == sa.literal_column("'queued'"),
+        runs.c.held_since.is_not(None),
+        runs.c.due_at <= sa.bindparam("now"),
+    )
+)
 
 
 def _due(
     journal: Journal,
     connection: Connection,
+    query: sa.Select[Any],
     action: str,
     limit: int,
     rules: Rules,
     now: datetime,
-) -> list[ClaimedRun]:
-    query = journal.dialect.for_update(_DUE, skip_locked=True)
+) -> dict[int, ClaimedRun]:
+    query = journal.dialect.for_update(query, skip_locked=True)
     bound = {
         "of_action": action,
         "now": now,
         "fresh_since": now - rules.policy(action).max_staleness,
         "most": limit,
     }
-    found: list[ClaimedRun] = []
+    found: dict[int, ClaimedRun] = {}
     for one in connection.execute(query, bound):
-        values = dict(one._mapping)
-        made, before = values.pop("attempts"), values.pop("attempts_before")
+        values = {**one._mapping, "call": one.call or ""}
         dry = rules.policy(action).dry_run or rules.dry_run
         if not dry and "action_dry_run" in one.alert:
             dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
-        started = values.pop("started_at") is not None and made > before
-        # The one place that parses an expression; never in the web process.
-        values["call"] = one.call or _call(one)
-        found.append(
-            ClaimedRun(
-                **values,
-                attempt=made + 1,
-                attempts_before=before,
-                is_dry_run=dry,
-                was_started=started,
-            )
-        )
+        made, counted = values.pop("attempts"), values.pop("counted")
+        found[one.id] = ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
     return found
-
-
-def _call(run: Any) -> str:
-    return call_of(Alert.from_json(run.alert), run.received_at).to_json()
 
 
 def _move(
@@ -220,15 +259,23 @@ def _move(
     rules: Rules,
     now: datetime,
 ) -> None:
-    """Write that a run is delayed or skipped, and why; a skipped one escalates."""
+    """Write that a run is delayed, skipped or not approved, and why; a skipped one escalates."""
     values: dict[str, Any] = {"reason": verdict.reason, "held_by": verdict.guardrail}
-    if verdict.kind == "delay":
+    if verdict.kind == "ask":
+        values |= {
+            "state": "awaiting_approval",
+            "approval": "required",
+            "expires_at": verdict.until,
+        }
+    elif verdict.kind == "delay":
         values |= {"due_at": verdict.until, "held_since": run.held_since or now}
     else:
         values |= {"state": "finished", "outcome": "skipped", "finished_at": now}
     connection.execute(sa.update(runs).where(runs.c.id == run.id).values(values))
     if verdict.kind == "skip" and not run.is_dry_run:
-        this = EpisodeRun(run.id, run.kind, run.ordinal, "finished", "skipped", 0, None)
+        this = EpisodeRun(
+            run.id, run.kind, run.ordinal, "finished", "skipped", run.attempt - 1, None, False
+        )
         follow = episodes.escalation(this, "skipped", rules.policy(run.action))
         changes.apply(journal, connection, rules, follow, now)
 
@@ -241,10 +288,11 @@ _MARK_CLAIMED = (
         owner=sa.bindparam("claimed_by"),
         attempts=sa.bindparam("attempt"),
         started_at=sa.case(
-            (sa.bindparam("retried", type_=sa.Boolean()), runs.c.started_at),
+            (runs.c.attempts > runs.c.attempts_before, runs.c.started_at),
             else_=sa.bindparam("now", type_=Instant()),
         ),
         dry_run=sa.bindparam("dry"),
+        counted=sa.bindparam("has_counted"),
         call=sa.bindparam("arguments"),
         reason=sa.bindparam("why"),
         held_since=None,
@@ -255,8 +303,10 @@ _MARK_CLAIMED = (
 
 def _mark_claimed(
     connection: Connection, owner: str, claimed: Sequence[ClaimedRun], now: datetime
-) -> None:
-    """Mark runs as running. A person's retry starts a run anew, and so counts as a start."""
+) -> list[ClaimedRun]:
+    """Mark runs as running, and return them with their arguments, worked out at the first claim."""
+    # The one place that parses an expression; never in the web process.
+    claimed = [run if run.call else replace(run, call=_call(run)) for run in claimed]
     connection.execute(
         _MARK_CLAIMED,
         [
@@ -264,9 +314,9 @@ def _mark_claimed(
                 "run_id": run.id,
                 "attempt": run.attempt,
                 "claimed_by": owner,
-                "retried": run.was_started,
                 "now": now,
                 "dry": run.is_dry_run,
+                "has_counted": run.was_counted or run.is_start,
                 "arguments": run.call,
                 "why": f"attempt {run.attempt} runs",
             }
@@ -280,12 +330,20 @@ def _mark_claimed(
                 "run_id": run.id,
                 "number": run.attempt,
                 "action": run.action,
+                "target": run.target,
+                "dry_run": run.is_dry_run,
                 "owner": owner,
                 "started_at": now,
+                "counted_at": now if run.is_start else None,
             }
             for run in claimed
         ],
     )
+    return claimed
+
+
+def _call(run: ClaimedRun) -> str:
+    return call_of(Alert.from_json(run.alert), run.received_at).to_json()
 
 
 def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:

@@ -69,6 +69,9 @@ def record_in(
     """
     if not ended:
         return []
+    # First of all locks: a worker that claims in the same transaction must not wait for the claim
+    # lock with rows in its hands that the owner of that lock may want.
+    journal.dialect.lock_claims(connection)
     now = journal.now(connection)
     recorded = []
     # In key order, as everyone who locks episodes does.
@@ -178,7 +181,7 @@ def _end(
     )
     if finished and not run.dry_run and (cares or step.outcome != "succeeded"):
         this = EpisodeRun(
-            run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None
+            run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None, run.dry_run
         )
         of_episode = changes.runs_of(connection, row) if row is not None else [this]
         follow = episodes.when_finished(this, of_episode, row, policy, resolved_after, now)
@@ -237,13 +240,22 @@ def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[i
             resolves = connection.execute(route).first() is not None
             effect, took = episodes.effect_of(row, run.finished_at, resolves)
             seconds = None if took is None else round(took.total_seconds())
-            connection.execute(
+            looked = connection.execute(
                 sa.update(runs)
-                .where(runs.c.id == run.id)
+                .where(runs.c.id == run.id, runs.c.verify_at.is_not(None))
                 .values(verify_at=None, effect=effect, effect_seconds=seconds)
             )
+            if not looked.rowcount:
+                continue  # Another worker was quicker.
             this = EpisodeRun(
-                run.id, run.kind, run.ordinal, run.state, run.outcome, run.attempts, None
+                run.id,
+                run.kind,
+                run.ordinal,
+                run.state,
+                run.outcome,
+                run.attempts,
+                None,
+                run.dry_run,
             )
             follow = episodes.escalation(this, effect, rules.policy(run.action))
             changes.apply(journal, connection, rules, follow, now)
@@ -260,7 +272,8 @@ def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
         query = sa.select(runs).where(
             runs.c.state == sa.literal_column("'awaiting_approval'"), runs.c.expires_at <= now
         )
-        expired = connection.execute(query).all()
+        # Locked: a person may be approving one of them.
+        expired = connection.execute(journal.dialect.for_update(query, skip_locked=True)).all()
         for run in expired:
             connection.execute(
                 sa.update(runs)
@@ -273,7 +286,9 @@ def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
                     finished_at=now,
                 )
             )
-            this = EpisodeRun(run.id, run.kind, run.ordinal, "finished", "skipped", 0, None)
+            this = EpisodeRun(
+                run.id, run.kind, run.ordinal, "finished", "skipped", run.attempts, None, False
+            )
             follow = episodes.escalation(this, "skipped", rules.policy(run.action))
             changes.apply(journal, connection, rules, follow, now)
     return [run.id for run in expired]

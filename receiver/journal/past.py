@@ -14,7 +14,8 @@ from receiver.journal.tables import attempts, holds, runs
 from receiver.policies import Rules
 
 ALL_ACTIONS = "*"
-# An attempt whose whole worker died or was stopped says nothing about the action.
+# An attempt whose whole worker died or was stopped says nothing about the action; no more does a
+# dry run.
 _COUNTED = ("succeeded", "failed", "killed")
 
 
@@ -40,10 +41,12 @@ class Past:
         limits = self._rules.limits
         windows = (*policy.rate_limit, *_cooldown(policy.cooldown))
         if windows and (action, target) not in self._targets:
-            of_target = (runs.c.action == action) & (runs.c.target == target)
+            of_target = (attempts.c.action == action) & (attempts.c.target == target)
             self._targets[action, target] = self._starts(of_target, windows)
         if policy.overall_rate_limit and action not in self._actions:
-            self._actions[action] = self._starts(runs.c.action == action, policy.overall_rate_limit)
+            self._actions[action] = self._starts(
+                attempts.c.action == action, policy.overall_rate_limit
+            )
         if limits.rate_limit and self._all is None:
             self._all = self._starts(sa.true(), limits.rate_limit)
         if policy.breaker is not None and action not in self._ends:
@@ -62,11 +65,11 @@ class Past:
             tripped_until=tripped.until if tripped else None,
         )
 
-    def note_start(self, action: str, target: str, is_dry_run: bool, was_started: bool) -> None:
+    def note_start(self, action: str, target: str, is_counted: bool) -> None:
         """Count a run that is being claimed; a dry run or another attempt is no start."""
         self._busy.add((action, target))
         self._running[action] += 1
-        if is_dry_run or was_started:
+        if not is_counted:
             return
         for starts in (self._targets.get((action, target)), self._actions.get(action), self._all):
             if starts is not None:
@@ -84,9 +87,9 @@ class Past:
         """Return the starts that can count for these windows, the newest first."""
         since = self._now - max(window.period for window in windows)
         query = (
-            sa.select(runs.c.started_at)
-            .where(whose, runs.c.started_at > since, runs.c.dry_run.is_(sa.false()))
-            .order_by(runs.c.started_at.desc())
+            sa.select(attempts.c.counted_at)
+            .where(whose, attempts.c.counted_at > since)
+            .order_by(attempts.c.counted_at.desc())
             .limit(max(window.number for window in windows))
         )
         return list(self._connection.execute(query).scalars())
@@ -114,6 +117,7 @@ _ENDS = (
         attempts.c.action == sa.bindparam("of_action"),
         attempts.c.finished_at.is_not(None),
         attempts.c.outcome.in_(_COUNTED),
+        attempts.c.dry_run.is_(sa.false()),
     )
     .order_by(attempts.c.finished_at.desc())
     .limit(sa.bindparam("most"))

@@ -49,7 +49,8 @@ def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
 
 def find_run(journal: Journal, run_id: int) -> Row:
     """Return one run; raise OperationError when there is none."""
-    found = list_runs(journal, id=run_id)
+    # No database has a number as high, nor can look for one.
+    found = list_runs(journal, id=run_id) if run_id < 2**63 else []
     if not found:
         raise OperationError(f"there is no run {run_id}; see `receiver runs`")
     return found[0]
@@ -62,8 +63,11 @@ def audit_of(journal: Journal, run_id: int | None = None, limit: int = 100) -> l
 
 
 def list_holds(journal: Journal) -> list[Row]:
-    """Return the pauses and the breakers that abandoned attempts opened."""
-    return _rows(journal, sa.select(holds).order_by(holds.c.action, holds.c.kind))
+    """Return the pauses and the breakers that abandoned attempts opened, as far as they last."""
+    with journal.reading() as connection:
+        lasting = holds.c.until.is_(None) | (holds.c.until > journal.now(connection))
+        query = sa.select(holds).where(lasting).order_by(holds.c.action, holds.c.kind)
+        return [dict(found) for found in connection.execute(query).mappings()]
 
 
 def _rows(journal: Journal, query: sa.Select[Any]) -> list[Row]:

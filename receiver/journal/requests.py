@@ -9,7 +9,9 @@ from sqlalchemy.engine import Connection
 
 from receiver import episodes
 from receiver.errors import OperationError
+from receiver.guardrails import text
 from receiver.journal import changes
+from receiver.journal.claims import judge_anew
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
 from receiver.journal.tables import AT_ONCE, audit, holds, runs
@@ -50,7 +52,8 @@ def cancel(journal: Journal, person: Person, run_id: int, reason: str = "") -> s
 def retry(journal: Journal, person: Person, run_id: int) -> str:
     """Let a finished run that did not succeed run again, with all its attempts.
 
-    Raises OperationError for any other run, and for one whose episode runs it already.
+    To ask for it is to approve it, and as good as a report of its alert. Limits count it anew.
+    Raises OperationError for any other run.
     """
     with journal.writing() as connection:
         now = journal.now(connection)
@@ -73,7 +76,9 @@ def retry(journal: Journal, person: Person, run_id: int) -> str:
             held_by=None,
             finished_at=None,
             attempts_before=run.attempts,
-            approval="approved" if run.approval else None,
+            retried_at=now,
+            counted=False,
+            approval="approved",
         )
         _audit(connection, person, now, "retry", run.action, run_id, "")
     return f"run {run_id} is queued again"
@@ -119,20 +124,27 @@ def pause(
         why = f"by {person.who}" + (f": {reason}" if reason else "")
         hold(journal, connection, action or ALL_ACTIONS, "pause", why, now, lasting)
         _audit(connection, person, now, "pause", action, None, reason)
-    return f"{action or 'all actions'} paused" + ("" if lasting is None else f" for {lasting}")
+    said = "" if lasting is None else f" for {text(lasting)}"
+    return f"{action or 'all actions'} paused{said}"
 
 
 def resume(journal: Journal, person: Person, action: str | None) -> str:
     """Take a pause away, and close an action's breaker that abandoned attempts opened.
 
-    Raises OperationError when there is nothing to take away.
+    `action` None takes the pause of all actions away; those of single actions stay. Raises
+    OperationError when there is nothing to take away.
     """
     name = action or ALL_ACTIONS
     with journal.writing() as connection:
         now = journal.now(connection)
-        gone = connection.execute(sa.delete(holds).where(holds.c.action == name))
-        if not gone.rowcount:
-            raise OperationError(f"{action or 'no action'} is not paused")
+        lasting = holds.c.until.is_(None) | (holds.c.until > now)
+        held = set(connection.execute(sa.select(holds.c.action).where(lasting)).scalars())
+        if name not in held:
+            what = f"{action} is not paused" if action else "not all actions are paused"
+            others = ", ".join("all actions" if one == ALL_ACTIONS else one for one in sorted(held))
+            raise OperationError(f"{what}; " + (f"paused: {others}" if held else "nothing is"))
+        connection.execute(sa.delete(holds).where(holds.c.action == name))
+        judge_anew(connection, [name], held_by="breaker")
         _audit(connection, person, now, "resume", action, None, "")
     return f"{action or 'all actions'} resumed"
 
@@ -170,7 +182,10 @@ def note(journal: Journal, person: Person, operation: str, detail: str) -> None:
 
 def _run(journal: Journal, connection: Connection, run_id: int) -> Any:
     query = sa.select(runs).where(runs.c.id == run_id)
-    found = connection.execute(journal.dialect.for_update(query)).first()
+    # No database has a number as high, nor can look for one.
+    found = (
+        connection.execute(journal.dialect.for_update(query)).first() if run_id < 2**63 else None
+    )
     if found is None:
         raise OperationError(f"there is no run {run_id}; see `receiver runs`")
     return found

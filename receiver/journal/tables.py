@@ -108,10 +108,14 @@ runs = Table(
     # For an action that a person must approve: `required` until `expires_at`, then `approved`.
     Column("approval", String),
     Column("expires_at", Instant),
+    # Of the latest attempt; and whether limits have counted a start of the run, which a person's
+    # retry begins anew.
     Column("dry_run", Boolean, nullable=False, server_default=false()),
+    Column("counted", Boolean, nullable=False, server_default=false()),
     Column("attempts", Integer, nullable=False, server_default="0"),
     # The attempts made before a person asked for more; `max_attempts` counts from there.
     Column("attempts_before", Integer, nullable=False, server_default="0"),
+    Column("retried_at", Instant),
     Column("owner", String),
     Column("cancel_requested", Text),
     Column("started_at", Instant),
@@ -134,14 +138,13 @@ def _partial(name: str, condition: str, *columns: Column[Any]) -> Index:
 
 
 _partial("ix_runs_due", "state = 'queued'", runs.c.action, runs.c.due_at, runs.c.id)
+_partial(
+    "ix_runs_held", "state = 'queued' AND held_since IS NOT NULL", runs.c.due_at, runs.c.action
+)
 _partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
 _partial("ix_runs_approval", "state = 'awaiting_approval'", runs.c.expires_at)
 _partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
 _partial("ix_runs_finished", "state = 'finished'", runs.c.finished_at)
-_partial("ix_runs_started", "started_at IS NOT NULL", runs.c.started_at)
-_partial(
-    "ix_runs_target", "started_at IS NOT NULL", runs.c.action, runs.c.target, runs.c.started_at
-)
 
 attempts = Table(
     "attempts",
@@ -149,8 +152,12 @@ attempts = Table(
     Column("run_id", _Key, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("action", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
     Column("owner", String, nullable=False),
     Column("started_at", Instant, nullable=False),
+    # When it began, where limits count that as a start of its run: the first that was no dry run.
+    Column("counted_at", Instant),
     Column("timed_out_at", Instant),
     Column("finished_at", Instant),
     Column("outcome", String),
@@ -159,6 +166,14 @@ attempts = Table(
 
 # The breaker looks at the latest of an action.
 Index("ix_attempts_finished", attempts.c.action, attempts.c.finished_at)
+_partial("ix_attempts_counted", "counted_at IS NOT NULL", attempts.c.counted_at)
+_partial(
+    "ix_attempts_target",
+    "counted_at IS NOT NULL",
+    attempts.c.action,
+    attempts.c.target,
+    attempts.c.counted_at,
+)
 
 rejected = Table(
     "rejected",
@@ -167,6 +182,8 @@ rejected = Table(
     Column("source", String, nullable=False),
     Column("fingerprint", String, nullable=False),
     Column("name", String, nullable=False),
+    # By which rule the name was found, see receiver.routing: `path` is none of the alert's own.
+    Column("rule", String, nullable=False),
     Column("starts_at", Instant, nullable=False),
     Column("alert_name", String, nullable=False),
     Column("alert", Text, nullable=False),
@@ -191,7 +208,8 @@ routes = Table(
     Column("resolved_at", Instant, nullable=False),
 )
 
-# Every process that works on the journal; whether it lives is proven elsewhere (worker/leases).
+# Every process that works on the journal; whether it lives is proven elsewhere (worker/leases), by
+# `heartbeat`. `beaten_at` is for people, who see one moment only.
 instances = Table(
     "instances",
     metadata,
@@ -203,6 +221,7 @@ instances = Table(
     Column("actions", Text, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("heartbeat", BigInteger, nullable=False, server_default="0"),
+    Column("beaten_at", Instant, nullable=False),
 )
 
 # One row, written by readiness: a journal that only looks writable is found out.

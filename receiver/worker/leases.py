@@ -13,17 +13,16 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
 import sqlalchemy as sa
 
+from receiver.journal.instances import LEASE, is_free, lock_directory
 from receiver.journal.journal import Journal
 from receiver.journal.tables import instances
 
-LEASE = timedelta(seconds=15)
 _log = logging.getLogger(__name__)
 
 
@@ -34,11 +33,12 @@ class Instance:
         """Enter the process into the journal, and take the lock that shows that it lives."""
         self.id = f"{role}-{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._journal = journal
-        self._files = _lock_directory(journal)
+        self._files = lock_directory(journal)
         self._lock = _hold(self._files / self.id) if self._files else None
         self._seen: dict[str, tuple[int, float]] = {}
         self._beaten = time.monotonic()
         with journal.writing() as connection:
+            now = journal.now(connection)
             connection.execute(
                 sa.insert(instances).values(
                     id=self.id,
@@ -47,7 +47,8 @@ class Instance:
                     pid=os.getpid(),
                     version=version("alert-receiver"),
                     actions=json.dumps(sorted(actions)),
-                    started_at=journal.now(connection),
+                    started_at=now,
+                    beaten_at=now,
                 )
             )
 
@@ -59,7 +60,9 @@ class Instance:
             connection.execute(
                 sa.update(instances)
                 .where(instances.c.id == self.id)
-                .values(heartbeat=instances.c.heartbeat + 1)
+                .values(
+                    heartbeat=instances.c.heartbeat + 1, beaten_at=self._journal.now(connection)
+                )
             )
         self._beaten = time.monotonic()
 
@@ -68,7 +71,7 @@ class Instance:
         if other == self.id:
             return False
         if self._files is not None:
-            return _is_free(self._files / other)
+            return is_free(self._files / other)
         with self._journal.reading() as connection:
             query = sa.select(instances.c.heartbeat).where(instances.c.id == other)
             counter = connection.execute(query).scalar()
@@ -102,27 +105,9 @@ class Instance:
             (self._files / instance).unlink(missing_ok=True)
 
 
-def _lock_directory(journal: Journal) -> Path | None:
-    if journal.dialect.name != "sqlite" or journal.engine.url.database is None:
-        return None
-    directory = Path(journal.engine.url.database).parent / "instances"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
-
-
 def _hold(path: Path) -> TextIO:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     file = path.open("w")
     # A POSIX lock: a child that a plugin leaves behind does not inherit it.
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
-
-
-def _is_free(path: Path) -> bool:
-    try:
-        with path.open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True

@@ -80,11 +80,20 @@ class Worker:
         """Work until stopped."""
         _log.info("worker started", extra={"actions": sorted(self._actions.loaded),
                                            "instance": self._instance.id})  # fmt: skip
+        self._judge_anew()
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
                 self.ears.wait(wait)
         return self._drain()
+
+    def _judge_anew(self) -> None:
+        """Hold what was delayed to the policies of today, which may be others than before."""
+        try:
+            with self._journal.writing() as connection:
+                claims.judge_anew(connection, self._actions.loaded)
+        except JournalError as error:
+            _log.error("journal fails the worker", extra={"error": describe_error(error)})
 
     def _turn(self) -> float:
         """Do all that can be done now; return how many seconds the next turn may wait."""
@@ -192,8 +201,6 @@ class Worker:
         if not self._unrecorded and not (free > 0 and self._actions.loaded and self._may_claim()):
             return False
         with self._journal.writing() as connection:
-            # First of all locks: who waits for it must hold nothing that its owner may want.
-            self._journal.dialect.lock_claims(connection)
             recorded = outcomes.record_in(
                 self._journal, connection, self._instance.id, self._ended(), self._rules,
                 self._jitter,
@@ -211,7 +218,7 @@ class Worker:
             self._running[run.id] = attempt
             self._threads.start(partial(self._perform, attempt))
         # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
-        return bool(found.moved)
+        return found.is_more
 
     def _may_claim(self) -> bool:
         """Whether anything is due: a look that waits for nobody, before the write lock is taken."""

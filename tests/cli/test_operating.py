@@ -33,6 +33,7 @@ PLUGINS = {
     "held": 'def execute():\n    return "let go"',
 }
 NOBODY = 99_999
+BEYOND_ALL = 10**20
 
 
 def write_plugin(directory: Path, name: str, body: str) -> None:
@@ -428,10 +429,18 @@ def test_unknown_run_ends_with_1_and_words(site: Site, command: str) -> None:
         )
 
 
-def test_unknown_rejected_alert_ends_with_1_and_words(site: Site) -> None:
-    done = site.run("replay", NOBODY)
+@pytest.mark.parametrize("command", ["run", "explain", "retry", "cancel", "approve", "reject"])
+def test_number_that_no_database_can_hold_is_that_of_no_run(site: Site, command: str) -> None:
+    done = site.run(command, BEYOND_ALL)
     assert (done.code, done.out) == (1, "")
-    assert f"there is no rejected alert {NOBODY}" in done.err
+    assert f"there is no run {BEYOND_ALL}; see `receiver runs`" in done.err
+
+
+@pytest.mark.parametrize("number", [NOBODY, BEYOND_ALL])
+def test_unknown_rejected_alert_ends_with_1_and_words(site: Site, number: int) -> None:
+    done = site.run("replay", number)
+    assert (done.code, done.out) == (1, "")
+    assert f"there is no rejected alert {number}; see `receiver rejected`" in done.err
 
 
 @pytest.mark.parametrize(
@@ -457,6 +466,28 @@ def test_pause_of_an_unknown_action_is_refused(site: Site) -> None:
     assert (done.code, done.out) == (1, "")
     assert "there is no action fixit; see `receiver plugins`" in done.err
     assert reading.list_holds(site.journal) == []
+
+
+def test_pause_for_a_time_says_it_as_it_was_asked(site: Site) -> None:
+    assert site.run("pause", "held", "--for", "1h30m").out == "held paused for 1h30m\n"
+    assert site.run("resume", "held").out == "held resumed\n"
+
+
+def test_broken_plugin_that_a_policy_names_keeps_nobody_from_stopping_and_looking(
+    site: Site, tmp_path: Path
+) -> None:
+    write_plugin(tmp_path / "plugins", "page", "def execute(:")
+    write_plugin(tmp_path / "plugins", "fix_it", PLUGINS["fix_it"])
+    (run_id,) = site.post("fix_it", alert("broken-page"))
+    site.wait_for(run_id, outcome="succeeded")
+    environment = {
+        "RECEIVER_DATA_DIR": site.environment["RECEIVER_DATA_DIR"],
+        "PLUGIN_DIR": str(tmp_path / "plugins"),
+        "RECEIVER_ACTION_FIX_IT_ESCALATE_TO": "page",
+    }
+    for arguments in (["pause", "fix_it"], ["runs"], ["run", run_id], ["resume", "fix_it"]):
+        done = receiver(*arguments, **environment)
+        assert (done.code, done.err) == (0, ""), arguments
 
 
 @pytest.mark.parametrize("arguments", [["resume"], ["resume", "held"]], ids=["all", "an action"])
@@ -589,6 +620,23 @@ def test_explain_ends_with_1_when_an_alert_would_be_rejected(
     assert (done.code, done.err) == (code, "")
 
 
+def test_explain_of_a_bad_notification_names_each_wrong_field(site: Site, tmp_path: Path) -> None:
+    body = json.loads(notification(alert(), alert("f2")))
+    body["alerts"][1] |= {"status": "burning", "startsAt": "soon"}
+    (tmp_path / "bad.json").write_text(json.dumps(body))
+    done = site.run("explain", tmp_path / "bad.json")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("receiver: 3 problems:\n  ")
+    assert "  alerts[1].status: " in done.err
+    assert "  alerts[1].startsAt: " in done.err
+
+
+def test_superscript_is_no_number_of_a_run(site: Site) -> None:
+    done = site.run("explain", "²")
+    assert (done.code, done.out) == (1, "")
+    assert "is neither a run nor a file that can be read" in done.err
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -690,7 +738,7 @@ def test_hostile_texts_reach_no_terminal_as_they_are(
 
 
 def test_markup_in_a_text_is_shown_as_it_is(site: Site) -> None:
-    name = "[bold]loud[/bold] [link=http://x]y[/link] [/]"
+    name = "[bold]loud[/bold] [link=http://x]y[/link] [/] :warning:"
     (run_id,) = site.post("fix_it", alert("m1", labels={"alertname": name}))
     site.wait_for(run_id, outcome="succeeded")
     shown = " ".join(site.run("runs", "--alert", name).out.split())

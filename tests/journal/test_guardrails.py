@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
 from receiver.errors import OperationError
 from receiver.intake import Counts, intake_of
-from receiver.journal import claims, outcomes, reading, requests
+from receiver.journal import claims, outcomes, reading, requests, tables
 from receiver.journal.acceptance import record
 from receiver.journal.claims import ClaimedRun
 from receiver.journal.journal import Journal
@@ -165,7 +166,7 @@ def test_cooldown_counts_from_the_start_and_holds_no_retry(journal: Journal, clo
     assert finish(journal, COOLING, run, FAILED).outcome is None
     clock.move(seconds=30)
     (again,) = claim(journal, COOLING)
-    assert (again.attempt, again.was_started) == (2, True)
+    assert (again.attempt, again.was_counted) == (2, True)
     finish(journal, COOLING, again)
     accept(journal, COOLING, REFIRED)
     clock.move(seconds=30)
@@ -459,6 +460,52 @@ def test_breaker_that_abandoned_attempts_opened_delays_until_its_pause_is_over(
     assert len(claim(journal, by)) == 1
 
 
+def test_resume_lets_what_the_breaker_delayed_start_at_once(journal: Journal, clock: Clock) -> None:
+    by = rules(cooldown=HOUR, target_labels=("host",))
+    run_one(journal, by, SUCCEEDED, of_host("f0", "h0"))
+    accept(journal, by, of_host("cooling", "h0"))
+    claim(journal, by)
+    with journal.writing() as connection:
+        why = "attempts never returned"
+        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
+    accept(journal, by, of_host("broken", "h1"))
+    assert claim(journal, by) == []
+    requests.resume(journal, ANN, "a")
+    # Only what the breaker held: the cooldown still lasts.
+    assert [run.fingerprint for run in claim(journal, by)] == ["broken"]
+    assert row(journal, 2)["due_at"] == clock.now + HOUR
+
+
+def test_relaxed_limit_frees_what_it_delayed_once_judged_anew(journal: Journal) -> None:
+    run_one(journal, COOLING)
+    accept(journal, COOLING, REFIRED)
+    assert claim(journal, COOLING) == []
+    assert claim(journal, rules()) == []
+    with journal.writing() as connection:
+        claims.judge_anew(connection, ["a"])
+    assert len(claim(journal, rules())) == 1
+
+
+def test_what_was_delayed_starts_before_what_is_new(journal: Journal, clock: Clock) -> None:
+    by = rules(overall_rate_limit=(Window(1, HOUR),))
+    run_one(journal, by)
+    accept(journal, by, alert("f2"))
+    claim(journal, by)
+    clock.move(hours=1)
+    for number in range(20):
+        accept(journal, by, alert(f"new{number}"))
+    assert [run.fingerprint for run in look(journal, by, slots=4).claimed] == ["f2"]
+
+
+def test_look_that_saw_one_target_only_says_that_there_may_be_more(journal: Journal) -> None:
+    by = rules(target_labels=("host",))
+    accept(journal, by, *[of_host(f"f{number}") for number in range(4)], of_host("other", "h2"))
+    first = look(journal, by, slots=4)
+    assert ([run.fingerprint for run in first.claimed], first.is_more) == (["f0"], True)
+    second = look(journal, by, slots=4)
+    assert ([run.fingerprint for run in second.claimed], second.is_more) == (["other"], False)
+
+
 # Skipping
 
 
@@ -625,6 +672,79 @@ def test_dry_run_of_an_action_that_needs_approval_waits_for_nobody(journal: Jour
     assert row(journal)["state"] == "awaiting_approval"
 
 
+def test_real_attempt_after_a_dry_one_is_a_start_like_any_other(journal: Journal) -> None:
+    by = rules(overall_rate_limit=(Window(1, HOUR),))
+    accept(journal, by, alert("f1"), alert("f2"))
+    dry = replace(by, dry_run=True)
+    (first, second) = claim(journal, dry)
+    finish(journal, dry, first, FAILED)
+    finish(journal, dry, second, FAILED)
+    with journal.writing() as connection:
+        connection.execute(sa.update(tables.runs).values(due_at=tables.AT_ONCE))
+    (real,) = claim(journal, by)
+    assert (real.fingerprint, real.attempt, real.is_dry_run) == ("f1", 2, False)
+    assert row(journal, 2)["held_by"] == "overall_rate_limit"
+
+
+def test_dry_attempt_after_a_real_one_does_not_undo_that_it_was_counted(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(overall_rate_limit=(Window(1, HOUR),))
+    accept(journal, by, alert("f1"))
+    (real,) = claim(journal, by)
+    finish(journal, by, real, FAILED)
+    clock.move(minutes=10)
+    dry = replace(by, dry_run=True)
+    (again,) = claim(journal, dry)
+    assert (again.attempt, again.is_dry_run) == (2, True)
+    finish(journal, dry, again)
+    accept(journal, by, alert("f2"))
+    assert claim(journal, by) == []
+    assert row(journal, 2)["due_at"] == T0 + MINUTE + HOUR
+
+
+def test_run_accepted_as_a_dry_one_needs_approval_once_it_would_act(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(approval="required", approval_timeout=20 * MINUTE)
+    accept(journal, replace(by, dry_run=True), alert())
+    found = look(journal, by)
+    assert (found.claimed, [verdict.kind for _, verdict in found.moved]) == ([], ["ask"])
+    kept = row(journal)
+    assert (kept["state"], kept["expires_at"]) == ("awaiting_approval", clock.now + 20 * MINUTE)
+    assert kept["reason"] == "waits for approval, 20m at most"
+    requests.approve(journal, ANN, 1)
+    (run,) = claim(journal, by)
+    assert not run.is_dry_run
+
+
+def test_dry_success_neither_opens_nor_closes_the_breaker(journal: Journal, clock: Clock) -> None:
+    by = rules(breaker=Breaker(2, 10 * MINUTE))
+    dry = replace(by, dry_run=True)
+    for number, end in enumerate([BROKEN, BROKEN]):
+        accept(journal, by, alert(f"f{number}"))
+        (run,) = claim(journal, by)
+        finish(journal, by, run, end)
+        accept(journal, by, alert(f"dry{number}"))
+        (shadow,) = claim(journal, dry) or (None,)
+        if shadow is not None:
+            finish(journal, dry, shadow)
+    accept(journal, by, alert("next"))
+    assert claim(journal, by) == []
+    assert row(journal, 5)["held_by"] == "breaker"
+
+
+def test_dry_success_is_followed_by_no_resolved_run_whichever_comes_first(
+    journal: Journal,
+) -> None:
+    by = replace(rules(), resolved_hooks=frozenset({"a"}))
+    accept(journal, by, alert(annotations={"action_dry_run": "true"}))
+    (run,) = claim(journal, by)
+    finish(journal, by, run)
+    accept(journal, by, alert(status="resolved"))
+    assert shown(journal) == [("a", "fired", "succeeded")]
+
+
 # Pause and resume
 
 
@@ -724,6 +844,18 @@ def test_resume_of_what_is_not_paused_is_refused(journal: Journal, action: str |
     with pytest.raises(OperationError, match="paused"):
         requests.resume(journal, ANN, action)
     assert [one["operation"] for one in reading.audit_of(journal)] == ["pause"]
+
+
+def test_refused_resume_says_what_is_paused(journal: Journal, clock: Clock) -> None:
+    with pytest.raises(OperationError, match=r"^not all actions are paused; nothing is$"):
+        requests.resume(journal, ANN, None)
+    requests.pause(journal, ANN, None, lasting=HOUR)
+    with pytest.raises(OperationError, match=r"^a is not paused; paused: all actions$"):
+        requests.resume(journal, ANN, "a")
+    clock.move(hours=1)
+    with pytest.raises(OperationError, match=r"^not all actions are paused; nothing is$"):
+        requests.resume(journal, ANN, None)
+    assert reading.list_holds(journal) == []
 
 
 # Approval
@@ -904,6 +1036,18 @@ def test_retry_is_a_start_that_limits_hold_back_and_count(journal: Journal, cloc
     accept(journal, COOLING, REFIRED)
     assert claim(journal, COOLING) == []
     assert row(journal, 2)["due_at"] == clock.now + 30 * MINUTE
+
+
+def test_retry_adds_a_start_and_takes_none_away(journal: Journal, clock: Clock) -> None:
+    by = rules(overall_rate_limit=(Window(2, HOUR),))
+    run_one(journal, by, BROKEN)
+    clock.move(minutes=10)
+    requests.retry(journal, ANN, 1)
+    assert run_all(journal, by) == ["f1"]
+    accept(journal, by, alert("f2"))
+    assert claim(journal, by) == []
+    # The first of the two is the one that makes room first.
+    assert row(journal, 2)["due_at"] == T0 + MINUTE + HOUR
 
 
 def test_retry_of_a_run_that_nobody_approved_is_its_approval(

@@ -53,6 +53,7 @@ class Run:
     approval: str | None = None
     expires_at: datetime | None = None
     forgiven: int = 0
+    retried_at: datetime | None = None
     must_stop: bool = False
     is_timed_out: bool = False
     finished_at: datetime | None = None
@@ -172,7 +173,8 @@ class Model:
             return "another run of its row runs"
         if sum(not one.is_timed_out for one in running) >= policy.max_concurrent:
             return "as many run as may"
-        if run.kind != "resolved" and row and self.now - row.seen_at > policy.max_staleness:
+        reported_at = max(row.seen_at, run.retried_at or row.seen_at) if row else self.now
+        if run.kind != "resolved" and self.now - reported_at > policy.max_staleness:
             return "its alert was not reported for long"
         return ""
 
@@ -288,7 +290,7 @@ class Model:
         """Let a run run again for a person, with all its attempts."""
         self._wait_again(run)
         run.state, run.due_at, run.forgiven = "queued", AT_ONCE, len(run.attempts)
-        run.must_stop, run.approval = False, "approved" if run.approval else None
+        run.must_stop, run.approval, run.retried_at = False, "approved", self.now
 
     def approve(self, run: Run) -> None:
         """Let a run that waits for a person run."""

@@ -16,8 +16,11 @@ def upgrade() -> None:
         sa.Column("run_id", _KEY, autoincrement=False, nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("action", sa.String(), nullable=False),
+        sa.Column("target", sa.String(), nullable=False),
+        sa.Column("dry_run", sa.Boolean(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("counted_at", sa.BigInteger(), nullable=True),
         sa.Column("timed_out_at", sa.BigInteger(), nullable=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.Column("outcome", sa.String(), nullable=True),
@@ -25,6 +28,22 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "number", name="pk_attempts"),
     )
     op.create_index("ix_attempts_finished", "attempts", ["action", "finished_at"], unique=False)
+    op.create_index(
+        "ix_attempts_counted",
+        "attempts",
+        ["counted_at"],
+        unique=False,
+        sqlite_where=sa.text("counted_at IS NOT NULL"),
+        postgresql_where=sa.text("counted_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_attempts_target",
+        "attempts",
+        ["action", "target", "counted_at"],
+        unique=False,
+        sqlite_where=sa.text("counted_at IS NOT NULL"),
+        postgresql_where=sa.text("counted_at IS NOT NULL"),
+    )
     op.create_table(
         "audit",
         sa.Column("id", _KEY, nullable=False),
@@ -75,6 +94,7 @@ def upgrade() -> None:
         sa.Column("actions", sa.Text(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
         sa.Column("heartbeat", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("beaten_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_instances"),
     )
     op.create_table(
@@ -89,6 +109,7 @@ def upgrade() -> None:
         sa.Column("source", sa.String(), nullable=False),
         sa.Column("fingerprint", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
+        sa.Column("rule", sa.String(), nullable=False),
         sa.Column("starts_at", sa.BigInteger(), nullable=False),
         sa.Column("alert_name", sa.String(), nullable=False),
         sa.Column("alert", sa.Text(), nullable=False),
@@ -153,8 +174,10 @@ def upgrade() -> None:
         sa.Column("approval", sa.String(), nullable=True),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("dry_run", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("counted", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("attempts_before", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("retried_at", sa.BigInteger(), nullable=True),
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("cancel_requested", sa.Text(), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
@@ -201,28 +224,20 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'finished'"),
     )
     op.create_index(
+        "ix_runs_held",
+        "runs",
+        ["due_at", "action"],
+        unique=False,
+        sqlite_where=sa.text("state = 'queued' AND held_since IS NOT NULL"),
+        postgresql_where=sa.text("state = 'queued' AND held_since IS NOT NULL"),
+    )
+    op.create_index(
         "ix_runs_running",
         "runs",
         ["action", "target"],
         unique=False,
         sqlite_where=sa.text("state = 'running'"),
         postgresql_where=sa.text("state = 'running'"),
-    )
-    op.create_index(
-        "ix_runs_started",
-        "runs",
-        ["started_at"],
-        unique=False,
-        sqlite_where=sa.text("started_at IS NOT NULL"),
-        postgresql_where=sa.text("started_at IS NOT NULL"),
-    )
-    op.create_index(
-        "ix_runs_target",
-        "runs",
-        ["action", "target", "started_at"],
-        unique=False,
-        sqlite_where=sa.text("started_at IS NOT NULL"),
-        postgresql_where=sa.text("started_at IS NOT NULL"),
     )
     op.create_index(
         "ix_runs_verify",

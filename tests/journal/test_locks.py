@@ -1,0 +1,109 @@
+"""What two processes do to the same runs at the same moment, on a database that lets them."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from databases import Databases
+from notifications import T0, alert, notification
+from waiting import wait_until
+
+from receiver.alertmanager import parse_notification
+from receiver.intake import intake_of
+from receiver.journal import claims, outcomes, reading, requests
+from receiver.journal.acceptance import record
+from receiver.journal.journal import Journal
+from receiver.journal.outcomes import Ended
+from receiver.journal.requests import Person
+from receiver.journal.tables import runs
+from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.routing import Catalog
+
+ANN = Person("ann", "cli on desk")
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+@pytest.fixture
+def now() -> list[datetime]:
+    """The time, to be moved."""
+    return [T0]
+
+
+@pytest.fixture
+def journal(databases: Databases, now: list[datetime]) -> Iterator[Journal]:
+    made = Journal(databases.new("postgresql"), clock=lambda: now[0])
+    yield made
+    made.close()
+
+
+def accept(journal: Journal, by: Rules) -> None:
+    body = parse_notification(notification(alert()))
+    record(journal, [intake_of(body, "", "a", (), Catalog(frozenset({"a"})))], by)
+
+
+def meanwhile(journal: Journal, work: Callable[[], object]) -> Future[object]:
+    """Begin something that another transaction must hold up; return once it waits."""
+    pool = ThreadPoolExecutor(1)
+    begun = pool.submit(work)
+    pool.shutdown(wait=False)
+
+    def waits() -> bool:
+        with journal.engine.connect() as connection:
+            return bool(connection.exec_driver_sql(_WAITING).scalar_one())
+
+    wait_until(lambda: waits() or begun.done())
+    assert not begun.done()
+    return begun
+
+
+def test_worker_that_waits_for_the_claim_lock_holds_no_run_in_its_hands(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, by).claimed
+    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+
+    def turn() -> None:
+        with journal.writing() as connection:
+            outcomes.record_in(journal, connection, "w1", ended, by, lambda: 0.5)
+            claims.claim_in(journal, connection, "w1", ["a"], 1, by)
+
+    with journal.writing() as connection:
+        journal.dialect.lock_claims(connection)
+        waiting = meanwhile(journal, turn)
+        # Were the run locked by now, each would wait for the other.
+        connection.execute(sa.update(runs).where(runs.c.id == run.id).values(error="seen"))
+    waiting.result(timeout=30)
+    assert reading.find_run(journal, run.id)["outcome"] == "succeeded"
+
+
+def test_approval_that_comes_as_the_time_runs_out_is_not_overwritten(
+    journal: Journal, now: list[datetime]
+) -> None:
+    by = Rules(policies={"a": Policy(approval="required")})
+    accept(journal, by)
+    now[0] += timedelta(hours=2)
+    with journal.writing() as connection:
+        connection.execute(
+            sa.update(runs).values(state="queued", approval="approved", reason="approved by ann")
+        )
+        # What an approval under way has locked is left for the next look.
+        assert outcomes.expire_approvals(journal, by) == []
+    assert outcomes.expire_approvals(journal, by) == []
+    assert reading.find_run(journal, 1)["state"] == "queued"
+
+
+def test_expiry_that_comes_first_makes_the_approval_fail_in_words(
+    journal: Journal, now: list[datetime]
+) -> None:
+    by = Rules(policies={"a": Policy(approval="required")})
+    accept(journal, by)
+    now[0] += timedelta(hours=2)
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).values(state="finished", outcome="skipped"))
+        waiting = meanwhile(journal, lambda: requests.approve(journal, ANN, 1))
+    assert "waits for no approval: it is skipped" in str(waiting.exception(timeout=30))

@@ -220,11 +220,26 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in re.split(r"[,\n]", text) if word.strip())
 
 
-def _token(text: str) -> str:
-    token = text.strip()
-    if not re.fullmatch(r"[!-~]+", token):
+def _tokens(text: str) -> tuple[str, ...]:
+    tokens = tuple(text.split())
+    if not tokens or not all(re.fullmatch(r"[!-~]+", one) for one in tokens):
         raise ValueError("is not a token; use printable ASCII without spaces")
-    return token
+    return _at_most_two(tokens)
+
+
+def _logins(text: str) -> tuple[str, ...]:
+    logins = tuple(text.split())
+    if not logins or not all(
+        re.fullmatch(r"[^:]+:.+", one) and one.isprintable() for one in logins
+    ):
+        raise ValueError("is not a login; write user:password, without spaces in either")
+    return _at_most_two(logins)
+
+
+def _at_most_two(credentials: tuple[str, ...]) -> tuple[str, ...]:
+    if len(credentials) > 2:
+        raise ValueError("holds more than two; write the old one and the new one")
+    return credentials
 
 
 def _path(text: str) -> Path:
@@ -245,11 +260,12 @@ TYPES: Mapping[str, Callable[[str], Any]] = {
     "duration": _duration,
     "integer": _integer,
     "list": _words,
+    "logins": _logins,
     "path": _path,
     "rates": _rates,
     "size": _size,
     "text": str,
-    "token": _token,
+    "tokens": _tokens,
     "url": _url,
 }
 
@@ -323,17 +339,36 @@ def resolve(
 
 def _raw(one: Setting, sources: Iterable[Mapping[str, object]]) -> str | None:
     for source in sources:
-        text = as_text(source.get(one.name, ""))
-        file = as_text(source.get(f"{one.name}_FILE", "")) if one.secret else ""
+        text, file = _text_and_file(one, source)
         if text and file:
             raise ValueError(f"is set together with {one.name}_FILE; keep one of them")
         if file:
-            text = Path(file).read_text(encoding="utf-8").strip()
-            if not text:
-                raise ValueError(f"is empty in the file that {one.name}_FILE names")
+            return read_secret(one, Path(file))
         if text:
             return text
     return None
+
+
+def _text_and_file(one: Setting, source: Mapping[str, object]) -> tuple[str, str]:
+    file = as_text(source.get(f"{one.name}_FILE", "")) if one.secret else ""
+    return as_text(source.get(one.name, "")), file
+
+
+def secret_file(one: Setting, sources: Iterable[Mapping[str, object]]) -> Path | None:
+    """Return the file that a secret is read from, None when it stands in its source."""
+    for source in sources:
+        text, file = _text_and_file(one, source)
+        if text or file:
+            return Path(file) if file else None
+    return None
+
+
+def read_secret(one: Setting, file: Path) -> str:
+    """Return the text of a secret's file; raise OSError or ValueError when it cannot be used."""
+    text = file.read_text(encoding="utf-8").strip()
+    if not text:
+        raise ValueError(f"is empty in the file that {one.name}_FILE names")
+    return text
 
 
 def is_missing(problem: str) -> bool:

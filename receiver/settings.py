@@ -19,6 +19,7 @@ from receiver.declarations import (
     declared,
     nearest,
     resolve,
+    secret_file,
     setting,
 )
 from receiver.errors import SettingsError
@@ -73,12 +74,65 @@ class Settings:
         "`token`, or `none` to listen beyond loopback without credentials",
         choices=("token", "none"),
     )
-    submit_token: str | None = setting(
+    submit_token: tuple[str, ...] | None = setting(
         "RECEIVER_SUBMIT_TOKEN",
-        "token",
+        "tokens",
         None,
-        "the bearer token that Alertmanager must send to the webhook",
+        "the bearer token that Alertmanager sends to the webhook; two while it is changed",
         secret=True,
+    )
+    read_token: tuple[str, ...] | None = setting(
+        "RECEIVER_READ_TOKEN",
+        "tokens",
+        None,
+        "the bearer token of who may look: the page, the API, `/metrics`",
+        secret=True,
+    )
+    operate_token: tuple[str, ...] | None = setting(
+        "RECEIVER_OPERATE_TOKEN",
+        "tokens",
+        None,
+        "the bearer token of who may look and act: retry, cancel, pause, approve, replay",
+        secret=True,
+    )
+    submit_basic_auth: tuple[str, ...] | None = setting(
+        "RECEIVER_SUBMIT_BASIC_AUTH",
+        "logins",
+        None,
+        "`user:password` for the webhook; two while it is changed",
+        secret=True,
+    )
+    read_basic_auth: tuple[str, ...] | None = setting(
+        "RECEIVER_READ_BASIC_AUTH",
+        "logins",
+        None,
+        "`user:password` of who may look",
+        secret=True,
+    )
+    operate_basic_auth: tuple[str, ...] | None = setting(
+        "RECEIVER_OPERATE_BASIC_AUTH",
+        "logins",
+        None,
+        "`user:password` of who may look and act",
+        secret=True,
+    )
+    metrics_open: bool = setting(
+        "RECEIVER_METRICS_OPEN", "boolean", "false", "`/metrics` needs no credentials"
+    )
+    tls_cert: Path | None = setting(
+        "RECEIVER_TLS_CERT",
+        "path",
+        None,
+        "the certificate, with its chain: the receiver speaks TLS",
+    )
+    tls_key: Path | None = setting(
+        "RECEIVER_TLS_KEY", "path", None, "the private key of that certificate"
+    )
+    tls_client_ca: Path | None = setting(
+        "RECEIVER_TLS_CLIENT_CA",
+        "path",
+        None,
+        "whose client certificates the webhook demands, besides any other credentials",
     )
     max_body: int = setting(
         "RECEIVER_MAX_BODY", "size", "32MiB", "the largest request body that is accepted"
@@ -130,6 +184,7 @@ class Settings:
     policies: Mapping[str, PolicySources] = field(default_factory=dict)
     plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret_files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def limits(self) -> Limits:
@@ -183,7 +238,8 @@ def load(
     for key, one in by_key.items():
         from_file |= {name: file[k] for name, k in _with_file(one.name, key) if k in file}
     problems += _unknown_names(environment, settings.values())
-    values, wrong = resolve(settings.values(), [flags, environment, from_file])
+    sources = [flags, environment, from_file]
+    values, wrong = resolve(settings.values(), sources)
     policies, wrong_policies = _policies(environment, sections["actions"])
     problems += wrong + wrong_policies
     if problems:
@@ -193,6 +249,9 @@ def load(
         policies=policies,
         plugin_settings=sections["plugins"],
         environment=dict(environment),
+        secret_files={
+            one.name: path for one in settings.values() if (path := secret_file(one, sources))
+        },
     )
 
 

@@ -70,6 +70,12 @@ GOOD: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("36500d", HUNDRED_YEARS),
     ],
     "integer": [("0", 0), ("-5", -5), ("+5", 5), (" 7 ", 7), ("9" * 18, 10**18 - 1)],
+    "logins": [
+        ("user:hunter2", ("user:hunter2",)),
+        (" a:1\n b:2\n", ("a:1", "b:2")),
+        ("user:with:colons", ("user:with:colons",)),
+        ("jürgen:pässword€", ("jürgen:pässword€",)),
+    ],
     "list": [
         ("a", ("a",)),
         ("a,b", ("a", "b")),
@@ -111,11 +117,13 @@ GOOD: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("9" * 18, 10**18 - 1),
     ],
     "text": [("x", "x"), (" x ", " x "), ("ü\n", "ü\n")],
-    "token": [
-        ("hunter2", "hunter2"),
-        (" hunter2\n", "hunter2"),
-        ("!Bearer/+=~\"'\\:;,", "!Bearer/+=~\"'\\:;,"),
-        ("x" * 1_000, "x" * 1_000),
+    "tokens": [
+        ("hunter2", ("hunter2",)),
+        (" hunter2\n", ("hunter2",)),
+        ("old new", ("old", "new")),
+        ("old\r\nnew\n", ("old", "new")),
+        ("!Bearer/+=~\"'\\:;,", ("!Bearer/+=~\"'\\:;,",)),
+        ("x" * 1_000, ("x" * 1_000,)),
     ],
     "url": [
         ("http://localhost:8080", "http://localhost:8080"),
@@ -172,6 +180,13 @@ BAD: Mapping[str, Sequence[tuple[str, str]]] = {
         for text in ("1.0", "1e3", "1_000", "9" * 19, "--5", "+", "0x10", "five", "1,000", " ")
     ],
     "list": [],
+    "logins": [
+        *(
+            (text, "is not a login; write user:password, without spaces in either")
+            for text in (" ", "user", "user:", ":password", "user:pass word", "a\0b:c", "a:b\x7f")
+        ),
+        ("a:1 b:2 c:3", "holds more than two; write the old one and the new one"),
+    ],
     "path": [
         *((text, "is not a path") for text in (" ", "\t\n", "/data\0/x")),
         *(
@@ -198,11 +213,12 @@ BAD: Mapping[str, Sequence[tuple[str, str]]] = {
         ("1.0001KiB", "is not a whole number of bytes; write bytes or 10MiB"),
     ],
     "text": [],
-    "token": [
-        (text, "is not a token; use printable ASCII without spaces")
-        for text in (
-            " ", "two words", "two\nlines", "tab\tbed", "café", "€", "a\0b", "a\x7fb", "a\ud800b",
-        )
+    "tokens": [
+        *(
+            (text, "is not a token; use printable ASCII without spaces")
+            for text in (" ", "\n", "café", "good €", "a\0b", "a\x7fb", "a\ud800b")
+        ),
+        ("one two three", "holds more than two; write the old one and the new one"),
     ],
     "url": [
         (text, "is not a URL; write http://host:port/path")

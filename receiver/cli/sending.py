@@ -55,7 +55,7 @@ def send(
     target = urlunsplit(parts._replace(path=path))
     headers = {"Content-Type": "application/json"}
     if settings.submit_token:
-        headers["Authorization"] = f"Bearer {settings.submit_token}"
+        headers["Authorization"] = f"Bearer {settings.submit_token[0]}"
     try:
         session = requests.Session()
         session.trust_env = False  # The token goes to the receiver, not to a proxy.

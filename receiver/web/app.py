@@ -11,6 +11,7 @@ from receiver.journal.writer import Writer
 from receiver.plugins import Actions, catalog_of, rules_of
 from receiver.settings import Settings
 from receiver.web import problems
+from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.health import create_health
 from receiver.web.webhook import create_webhook
@@ -48,6 +49,8 @@ def create_app(
     app.url_map.merge_slashes = False  # It would redirect, and a redirect loses the alert.
     app.extensions["journal_writer"] = writer
     problems.register(app)
-    app.register_blueprint(create_webhook(settings, catalog_of(actions), record, drain.has_begun))
-    app.register_blueprint(create_health(journal, drain.has_begun))
+    access = Access(settings)
+    webhook = create_webhook(settings, catalog_of(actions), record, drain.has_begun)
+    app.register_blueprint(access.guard(webhook, Scope.SUBMIT))
+    app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
     return app

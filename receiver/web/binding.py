@@ -1,17 +1,73 @@
-"""Where the receiver may listen without credentials: it fails closed."""
+"""Where the receiver may listen, and to whom it answers there: it fails closed."""
+
+import ssl
 
 from receiver.errors import SettingsError
 from receiver.settings import Settings
 
 
 def check_bind(settings: Settings) -> None:
-    """Raise SettingsError for an address others can reach, without credentials or a word on it."""
-    if settings.bind.is_loopback or settings.submit_token or settings.auth == "none":
-        return
-    raise SettingsError(
-        [
+    """Raise SettingsError for what would be open to others, closed to Alertmanager, or no TLS."""
+    problems = _tls_problems(settings)
+    if settings.auth != "none" and not settings.bind.is_loopback and not _has_credentials(settings):
+        problems.append(
             f"RECEIVER_BIND: {settings.bind} can be reached by others, and there are no "
             "credentials; set RECEIVER_SUBMIT_TOKEN or RECEIVER_SUBMIT_TOKEN_FILE, or "
             "RECEIVER_AUTH=none if something else protects it"
+        )
+    if _has_credentials(settings) and not has_credentials_for(settings, "submit"):
+        problems.append(
+            "RECEIVER_SUBMIT_TOKEN: is not set while other credentials are, which closes the "
+            "webhook; set it, or RECEIVER_SUBMIT_BASIC_AUTH, or RECEIVER_TLS_CLIENT_CA"
+        )
+    if problems:
+        raise SettingsError(problems)
+
+
+def has_credentials_for(settings: Settings, scope: str) -> bool:
+    """Whether anybody outside can have this scope, by a credential that is set for it."""
+    if scope == "submit" and settings.tls_client_ca:
+        return True
+    if scope == "read" and has_credentials_for(settings, "operate"):
+        return True
+    return bool(getattr(settings, f"{scope}_token") or getattr(settings, f"{scope}_basic_auth"))
+
+
+def _has_credentials(settings: Settings) -> bool:
+    return any(has_credentials_for(settings, scope) for scope in ("submit", "read", "operate"))
+
+
+def _tls_problems(settings: Settings) -> list[str]:
+    cert, key, ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if cert is None or key is None:
+        return [
+            f"{name}: is not set, though {other} is; TLS needs a certificate and its key"
+            for name, value, other, needed in (
+                ("RECEIVER_TLS_CERT", cert, "RECEIVER_TLS_KEY", key),
+                ("RECEIVER_TLS_KEY", key, "RECEIVER_TLS_CERT", cert),
+                ("RECEIVER_TLS_CERT", cert, "RECEIVER_TLS_CLIENT_CA", ca),
+            )
+            if value is None and needed is not None
         ]
-    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    problems = []
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (OSError, ValueError) as error:
+        problems.append(f"RECEIVER_TLS_CERT: {cert} with the key {key}: {_why(error)}")
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except (OSError, ValueError) as error:
+        problems.append(f"RECEIVER_TLS_CLIENT_CA: {ca}: {_why(error)}")
+    return problems
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; it must not be")
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"cannot be used: {(error.reason or 'not PEM').lower().replace('_', ' ')}"
+    return f"cannot be used: {error.strerror if isinstance(error, OSError) else error}"

@@ -1,7 +1,7 @@
 """Errors as problem+json (RFC 9457): short, and without secrets, for Alertmanager logs them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -15,7 +15,7 @@ def problem(
     status: int,
     title: str,
     detail: str,
-    headers: Mapping[str, str] | None = None,
+    headers: Iterable[tuple[str, str]] = (),
     errors: Sequence[Mapping[str, str]] = (),
 ) -> Response:
     """Return an answer that says what is wrong; `errors` names wrong fields by their paths."""
@@ -28,7 +28,7 @@ def problem(
     if errors:
         body["errors"] = errors
     return Response(
-        json.dumps(body) + "\n", status, dict(headers or {}), mimetype="application/problem+json"
+        json.dumps(body) + "\n", status, list(headers), mimetype="application/problem+json"
     )
 
 
@@ -54,11 +54,11 @@ def register(app: Flask) -> None:
         if isinstance(error, RequestEntityTooLarge):
             limit = app.config["MAX_CONTENT_LENGTH"]
             detail = f"the body is larger than RECEIVER_MAX_BODY, {limit} bytes"
-        headers = {
-            name: value
+        headers = [
+            (name, value)
             for name, value in error.get_headers()
             if name.lower() in ("allow", "www-authenticate", "retry-after")
-        }
+        ]
         return problem(status, error.name, detail, headers)
 
     @app.errorhandler(Exception)
@@ -69,4 +69,4 @@ def register(app: Flask) -> None:
 
 def unavailable(detail: str) -> Response:
     """Return a 503, which makes Alertmanager send the notification again."""
-    return problem(503, "Service Unavailable", detail, {"Retry-After": str(_RETRY_AFTER_SECONDS)})
+    return problem(503, "Service Unavailable", detail, [("Retry-After", str(_RETRY_AFTER_SECONDS))])

@@ -103,7 +103,7 @@ def test_two_credentials_hold_at_a_time(token: str) -> None:
     [
         "", " ", "Bearer", "Bearer ", "Basic", "Basic !!!", "Basic czp0b2tlbg", "Basic //79",
         SUBMIT,
-        f"Basic {SUBMIT}", f"Token {SUBMIT}", f"Bearer\t{SUBMIT}", f"Bearer {SUBMIT}x", 
+        f"Basic {SUBMIT}", f"Token {SUBMIT}", f"Bearer\t{SUBMIT}", f"Bearer {SUBMIT}x",
         "Bearer \xe4", f"Bearer {SUBMIT}, Bearer {SUBMIT}", "Digest username=x", "Bearer " + "x" * 100_000,
     ],
 )  # fmt: skip

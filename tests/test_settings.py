@@ -617,3 +617,13 @@ def test_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("LOG_LEVEL", "debug")
 
     assert load({}, {}) == Settings()
+
+
+@pytest.mark.parametrize("key", ["cooldown", "rate_limit", "escalate_to", "target_labels"])
+def test_none_switches_off_what_a_later_source_switches_on(key: str) -> None:
+    by_plugin = {"cooldown": "1h", "rate_limit": "1/1h", "escalate_to": "page",
+                 "target_labels": "host", "timeout": "5s"}  # fmt: skip
+    found, problems = policy_of("a", [{}, {key: "none"}, by_plugin])
+    assert problems == []
+    assert getattr(found, key) == getattr(Policy(), key)
+    assert found.timeout == timedelta(seconds=5)

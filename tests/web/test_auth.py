@@ -104,7 +104,8 @@ def test_two_credentials_hold_at_a_time(token: str) -> None:
         "", " ", "Bearer", "Bearer ", "Basic", "Basic !!!", "Basic czp0b2tlbg", "Basic //79",
         SUBMIT,
         f"Basic {SUBMIT}", f"Token {SUBMIT}", f"Bearer\t{SUBMIT}", f"Bearer {SUBMIT}x",
-        "Bearer \xe4", f"Bearer {SUBMIT}, Bearer {SUBMIT}", "Digest username=x", "Bearer " + "x" * 100_000,
+        "Bearer \xe4", f"Bearer {SUBMIT}, Bearer {SUBMIT}", "Digest username=x",
+        "Bearer " + "x" * 100_000,
     ],
 )  # fmt: skip
 def test_anything_else_in_the_header_is_401(header: str) -> None:

@@ -36,6 +36,7 @@ from receiver.cli import cli
 from receiver.declarations import Setting, declared
 from receiver.journal import reading
 from receiver.journal.journal import Journal
+from receiver.metrics.instruments import INSTRUMENTS
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import Policy, target_of
 from receiver.testing import make_alert
@@ -92,6 +93,7 @@ ACTIONS = SECTIONS["Actions"]
 GUARDRAILS = SECTIONS["Guardrails"]
 COMMANDS_TABLE = "\n".join(SECTIONS["Commands"].tables[0])
 SETTINGS = SECTIONS["Settings"]
+METRICS = SECTIONS["Metrics"]
 
 
 def run(*command: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -668,6 +670,18 @@ def test_settings_file_of_the_example_is_accepted_and_used(tmp_path: Path) -> No
     )  # fmt: skip
     assert "FILE_ACTION_DIR = /tmp/metric-files\n" in shown.stdout
     assert f"FILE_ACTION_SIZE = {2**20}\n" in shown.stdout
+
+
+# Metrics
+
+
+def test_table_of_metrics_is_the_one_in_the_code() -> None:
+    expected = [
+        f"| `{one.name}` | {one.type} | {labels + ' ' if labels else ''}| {one.help} |"
+        for one in INSTRUMENTS
+        for labels in [", ".join(f"`{label}`" for label in one.labels)]
+    ]
+    assert list(METRICS.tables[0][2:]) == expected, as_it_should_be(METRICS.tables[0], expected)
 
 
 # All of it

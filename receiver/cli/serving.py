@@ -26,12 +26,16 @@ def serve(settings: Settings) -> None:
 
     Stops on SIGTERM: accepts no more, lets running attempts finish, and ends.
     """
+    from receiver.metrics.sharing import shared_directory
+
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
     arguments = settings_arguments()
     children = {role: [sys.executable, "-m", "receiver", role, *arguments]
                 for role in ("web", "worker")}  # fmt: skip
-    sys.exit(Supervisor(children, settings.grace_period).run())
+    with shared_directory():
+        code = Supervisor(children, settings.grace_period).run()
+    sys.exit(code)
 
 
 @click.command
@@ -58,6 +62,8 @@ def web(settings: Settings) -> None:
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""
     from receiver.journal.journal import Journal
+    from receiver.metrics.counts import WorkerCounts
+    from receiver.metrics.sharing import count_as
     from receiver.plugins import load_actions
     from receiver.worker.loop import Worker
 
@@ -71,7 +77,8 @@ def worker(settings: Settings) -> None:
             raise
         _log.critical("worker cannot start", extra={"error": str(error)})
         sys.exit(CANNOT_START)
-    one = Worker(journal, actions, settings)
+    count_as("worker")
+    one = Worker(journal, actions, settings, WorkerCounts(actions.loaded))
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del signum, frame

@@ -53,6 +53,9 @@ class Dialect(Protocol):
     def lock_claims(self, connection: Connection) -> None:
         """Make sure that nobody else claims runs before the transaction ends."""
 
+    def size(self, connection: Connection) -> tuple[int, int | None]:
+        """Return the bytes that the journal takes, and those that its disk has left, if known."""
+
     def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
         """Whether the statement's own data is to blame: the same will fail again."""
 
@@ -149,6 +152,14 @@ class SQLite:
     def lock_claims(self, connection: Connection) -> None:
         """Do nothing: the write lock covers all."""
 
+    def size(self, connection: Connection) -> tuple[int, int | None]:
+        """Return the size of the file with its log, and what its disk has left."""
+        file = str(connection.engine.url.database)
+        found = [Path(one) for one in (file, f"{file}-wal")]
+        disk = os.statvfs(Path(file).parent)
+        size = sum(one.stat().st_size for one in found if one.exists())
+        return size, disk.f_bavail * disk.f_frsize
+
     def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
         """Whether SQLite refuses the data, not the moment."""
         return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sa.exc.InterfaceError)
@@ -230,6 +241,11 @@ class PostgreSQL:
     def lock_claims(self, connection: Connection) -> None:
         """Take the one claim lock: limits and targets are counted by one claimer at a time."""
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+
+    def size(self, connection: Connection) -> tuple[int, int | None]:
+        """Return the size of the database; its disk is out of sight."""
+        query = sa.select(sa.func.pg_database_size(sa.func.current_database()))
+        return connection.execute(query).scalar_one(), None
 
     def is_data_error(self, error: sa.exc.DBAPIError) -> bool:
         """Whether PostgreSQL refuses the data (SQLSTATE class 22, 23 or 54)."""

@@ -1,5 +1,6 @@
 """The journal: the one way to the database, opened once per process and shared by its threads."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,8 +24,11 @@ class Journal:
     """An open journal.
 
     `clock` gives the time to record, in a transaction; None: the dialect's shared clock. Every
-    failure comes as one of the errors under JournalError.
+    failure comes as one of the errors under JournalError. `wrote` is called after every write
+    transaction, with the seconds that it took and whether it failed.
     """
+
+    wrote: Callable[[float, bool], None] | None = None
 
     def __init__(
         self, url: str, clock: Callable[[], datetime] | None = None, upgrade: bool = True
@@ -57,8 +61,15 @@ class Journal:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction: durable when the block has ended, nothing of it if it raises."""
-        with self._translated(), self.engine.begin() as connection:
-            yield connection
+        started = time.perf_counter()
+        failed = True
+        try:
+            with self._translated(), self.engine.begin() as connection:
+                yield connection
+            failed = False
+        finally:
+            if self.wrote is not None:
+                self.wrote(time.perf_counter() - started, failed)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -1,6 +1,6 @@
 """Answers questions about the journal; changes nothing, and waits for nobody."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,6 +10,14 @@ from receiver.journal.journal import Journal
 from receiver.journal.tables import attempts, audit, episodes, holds, rejected, runs
 
 Row = dict[str, Any]
+
+_BRIEF = [
+    runs.c[name]
+    for name in (
+        "id", "action", "kind", "alert_name", "fingerprint", "outcome", "created_at", "effect",
+        "effect_seconds",
+    )
+]  # fmt: skip
 
 
 def list_runs(journal: Journal, limit: int = 100, **equal: object) -> list[Row]:
@@ -45,6 +53,13 @@ def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
     with journal.reading() as connection:
         found: Sequence[Any] = connection.execute(query).all()
     return {(state, outcome): number for state, outcome, number in found}
+
+
+def briefs_of(journal: Journal, run_ids: Iterable[int]) -> dict[int, Row]:
+    """Return what logs and metrics say of these runs, by their numbers."""
+    ids = sorted(run_ids)
+    query = sa.select(*_BRIEF).where(runs.c.id.in_(ids))
+    return {found["id"]: found for found in _rows(journal, query)} if ids else {}
 
 
 def find_run(journal: Journal, run_id: int) -> Row:

@@ -35,8 +35,12 @@ class _Request:
 class Writer:
     """Records notifications for the request threads of one process."""
 
-    def __init__(self, journal: Journal, rules: Rules, after_commit: Callable[[], None]) -> None:
-        """Start the thread; `after_commit` is called after each commit and must not block."""
+    def __init__(self, journal: Journal, rules: Rules, after_commit: Callable[[int], None]) -> None:
+        """Start the thread.
+
+        `after_commit` is called after each commit with the number of its notifications, and must
+        not block.
+        """
         self._journal = journal
         self._rules = rules
         self._after_commit = after_commit
@@ -116,4 +120,4 @@ class Writer:
         else:
             for one, count in zip(batch, counts, strict=True):
                 one.answer.set_result(count)
-            self._after_commit()
+            self._after_commit(len(batch))

@@ -8,12 +8,15 @@ from flask import Flask
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell
 from receiver.journal.writer import Writer
+from receiver.metrics.counts import WebCounts
+from receiver.metrics.state import JournalState
 from receiver.plugins import Actions, catalog_of, rules_of
 from receiver.settings import Settings
 from receiver.web import problems
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.health import create_health
+from receiver.web.metrics import create_metrics
 from receiver.web.webhook import create_webhook
 
 # Alertmanager gives up after ten seconds, and its peers start sending after fewer.
@@ -41,7 +44,16 @@ def create_app(
     """Return the application; its writer thread belongs to the process that calls this."""
     check_bind(settings)
     drain = drain or Drain()
-    writer = Writer(journal, rules_of(settings, actions), Bell(journal).ring)
+    rules = rules_of(settings, actions)
+    counts = WebCounts()
+    journal.wrote = counts.journal.wrote
+    bell = Bell(journal)
+
+    def after_commit(notifications: int) -> None:
+        bell.ring()
+        counts.committed(notifications)
+
+    writer = Writer(journal, rules, after_commit)
     record = partial(writer.record, timeout_seconds=_ANSWER_WITHIN_SECONDS)
 
     app = Flask(__name__, static_folder=None)
@@ -50,7 +62,11 @@ def create_app(
     app.extensions["journal_writer"] = writer
     problems.register(app)
     access = Access(settings)
-    webhook = create_webhook(settings, catalog_of(actions), record, drain.has_begun)
+    webhook = create_webhook(
+        settings, catalog_of(actions), record, drain.has_begun, counts.recorded
+    )
     app.register_blueprint(access.guard(webhook, Scope.SUBMIT))
     app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
+    metrics = create_metrics(counts, JournalState(journal, actions, rules))
+    app.register_blueprint(metrics if settings.metrics_open else access.guard(metrics, Scope.READ))
     return app

@@ -14,6 +14,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from receiver.errors import JournalUnavailableError, ReceiverError
 from receiver.journal.journal import Journal
+from receiver.metrics.sharing import count_as
 from receiver.plugins import load_actions
 from receiver.processes import follow_parent
 from receiver.settings import Settings
@@ -86,6 +87,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Make the application, in the process that serves it."""
         follow_parent(os.getppid())
+        count_as("web")
         try:
             actions = load_actions(self._settings)
             self._journal = Journal(self._settings.journal_url)

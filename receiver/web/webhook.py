@@ -31,8 +31,12 @@ def create_webhook(
     catalog: Catalog,
     record: Callable[[Intake], Counts],
     is_draining: Callable[[], bool],
+    recorded: Callable[[Counts, int, float], None],
 ) -> Blueprint:
-    """Return the blueprint; `record` returns once the notification is durable."""
+    """Return the blueprint; `record` returns once the notification is durable.
+
+    `recorded` is told what became of it, how many alerts were left out, and how long it took.
+    """
     webhook = Blueprint("webhook", __name__)
 
     # A trailing slash is accepted: a redirect would lose the alert.
@@ -52,6 +56,8 @@ def create_webhook(
         notification = parse_notification(_body(settings.max_body))
         intake = intake_of(notification, source, action, settings.action_plugin, catalog)
         counts = record(intake)
+        seconds = time.monotonic() - started
+        recorded(counts, notification.truncated_alerts, seconds)
         _log.info(
             "notification recorded",
             extra={
@@ -60,7 +66,7 @@ def create_webhook(
                 "group": notification.group_key[:500],
                 "alerts": len(notification.alerts),
                 **asdict(counts),
-                "seconds": round(time.monotonic() - started, 4),
+                "seconds": round(seconds, 4),
             },
         )
         _warn(notification.truncated_alerts, intake, counts)

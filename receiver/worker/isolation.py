@@ -17,6 +17,7 @@ from pathlib import Path
 
 from receiver import logs
 from receiver.journal.claims import ClaimedRun
+from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.processes import follow_parent
@@ -124,6 +125,8 @@ def _child(theirs: "Connection[object, object]") -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     order = theirs.recv()
     assert isinstance(order, _Order)
+    # A plugin's own counters would leave a file for every attempt.
+    os.environ.pop(SHARED_DIRECTORY, None)
     logs.configure(order.settings.log_level, order.settings.log_format)
     actions = load_actions(order.settings)
     policy = rules_of(order.settings, actions).policy(order.run.action)

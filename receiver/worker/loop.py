@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.errors import JournalError
-from receiver.journal import claims, outcomes, retention
+from receiver.journal import claims, outcomes, reading, retention
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended, Recorded
 from receiver.journal.requests import hold
 from receiver.journal.wakeup import Ears
+from receiver.metrics.counts import WorkerCounts
 from receiver.plugins import Actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.settings import Settings
@@ -51,6 +52,7 @@ class Worker:
         journal: Journal,
         actions: Actions,
         settings: Settings,
+        counts: WorkerCounts,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -58,6 +60,8 @@ class Worker:
         self._journal = journal
         self._actions = actions
         self._settings = settings
+        self._counts = counts
+        journal.wrote = counts.journal.wrote
         self._rules = rules_of(settings, actions)
         self._jitter = jitter
         self.ears = Ears(journal)
@@ -122,10 +126,15 @@ class Worker:
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
         self._recover()
-        for run_id in outcomes.expire_approvals(self._journal, self._rules):
-            _log.warning("approval expired", extra={"run_id": run_id})
-        for run_id, effect in outcomes.verify_due(self._journal, self._rules):
-            _log.info("effect verified", extra={"run_id": run_id, "effect": effect})
+        expired = outcomes.expire_approvals(self._journal, self._rules)
+        for run in reading.briefs_of(self._journal, expired).values():
+            _log.warning("approval expired", extra=_fields(run))
+            self._counts.held_back(run["action"], "approval", "skip")
+            self._counts.run_ended(run["action"], "skipped")
+        verified = dict(outcomes.verify_due(self._journal, self._rules))
+        for run in reading.briefs_of(self._journal, verified).values():
+            _log.info("effect verified", extra={**_fields(run), "effect": verified[run["id"]]})
+            self._counts.verified(run["action"], verified[run["id"]], run["effect_seconds"])
 
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
@@ -162,6 +171,7 @@ class Worker:
                     claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
                     attempt.is_timed_out = True  # Only now: what the journal missed is said again.
                     _log.error("attempt is past its deadline", extra=attempt.fields)
+                    self._counts.abandoned(attempt.run.action)
                 abandoned[attempt.run.action] += 1
         for action, number in abandoned.items():
             if number >= self._rules.policy(action).max_abandoned:
@@ -210,12 +220,18 @@ class Worker:
                 self._rules,
             )  # fmt: skip
         self._note(recorded)
-        for run_id, verdict in found.moved:
-            fields = {"run_id": run_id, "guardrail": verdict.guardrail, "reason": verdict.reason}
-            _log.warning("run held back", extra=fields)
+        moved = dict(found.moved)
+        for run_id, held in reading.briefs_of(self._journal, moved).items():
+            verdict = moved[run_id]
+            said = {"guardrail": verdict.guardrail, "reason": verdict.reason}
+            _log.warning("run held back", extra={**_fields(held), **said})
+            self._counts.held_back(held["action"], verdict.guardrail, verdict.kind)
+            if verdict.kind == "skip":
+                self._counts.run_ended(held["action"], "skipped")
         for run in found.claimed:
             attempt = Attempt(run, self._rules.policy(run.action), self._actions)
             self._running[run.id] = attempt
+            self._counts.started(run)
             self._threads.start(partial(self._perform, attempt))
         # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
         return found.is_more
@@ -266,18 +282,33 @@ class Worker:
         attempts = {one.attempt.run.id: one.attempt for one in self._unrecorded}
         self._unrecorded = []
         for outcome in recorded:
-            _log_end(attempts[outcome.ended.run_id], outcome)
+            attempt, end, step = attempts[outcome.ended.run_id], outcome.ended.end, outcome.next
+            _log_end(attempt, outcome)
+            if step is not None:  # Else the run had another owner, who counts it.
+                self._counts.attempt_ended(attempt.run.action, end.outcome, attempt.seconds())
+                if step.outcome is not None:
+                    run = attempt.run
+                    self._counts.run_ended(run.action, step.outcome, run.created_at)
 
     def _recover(self) -> None:
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
-                for one in outcomes.recover_from(self._journal, owner, self._rules, self._jitter):
-                    _log.warning(
-                        "interrupted attempt found",
-                        extra={"run_id": one.ended.run_id, "attempt": one.ended.attempt,
-                               "owner": owner, "next": one.next.reason if one.next else None},
-                    )  # fmt: skip
+                self._note_recovered(
+                    owner, outcomes.recover_from(self._journal, owner, self._rules, self._jitter)
+                )
         self._instance.bury_dead()
+
+    def _note_recovered(self, owner: str, recorded: Sequence[Recorded]) -> None:
+        runs = reading.briefs_of(self._journal, [one.ended.run_id for one in recorded])
+        for one in recorded:
+            run, step = runs.get(one.ended.run_id), one.next
+            if run is None or step is None:  # Another worker found it first.
+                continue
+            said = {"attempt": one.ended.attempt, "owner": owner, "next": step.reason}
+            _log.warning("interrupted attempt found", extra={**_fields(run), **said})
+            self._counts.attempt_ended(run["action"], "interrupted")
+            if step.outcome is not None:
+                self._counts.run_ended(run["action"], step.outcome, run["created_at"])
 
     def _drain(self) -> int:
         """Let running attempts finish within the grace period.
@@ -307,6 +338,17 @@ class Worker:
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
         return 0
+
+
+def _fields(run: reading.Row) -> dict[str, object]:
+    """The fields of a log line about a run that is not being attempted."""
+    return {
+        "run_id": run["id"],
+        "action": run["action"],
+        "kind": run["kind"],
+        "alertname": run["alert_name"],
+        "fingerprint": run["fingerprint"],
+    }
 
 
 def _log_end(attempt: Attempt, recorded: Recorded) -> None:

@@ -115,7 +115,9 @@ class _Bench:
         """Return the webhook, with a journal that stores nothing and takes no time."""
         app = Flask(__name__, static_folder=None)
         app.register_blueprint(
-            create_webhook(self.settings, self.catalog, _record_nothing, lambda: False)
+            create_webhook(
+                self.settings, self.catalog, _record_nothing, lambda: False, lambda *told: None
+            )
         )
         return app
 

@@ -1,0 +1,90 @@
+"""One scrape sees all processes: each counts in memory-mapped files that the web process adds up.
+
+This is prometheus_client's multiprocess mode, with one set of files for each role rather than for
+each process id: a worker that is replaced counts on where its predecessor ended.
+"""
+
+import fcntl
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from receiver.metrics import SHARED_DIRECTORY
+
+_PREFIX = "alert-receiver-metrics-"
+_MEMORY = Path("/dev/shm")  # noqa: S108 - counting must never wait for a disk
+
+# A lock ends with the process that holds it, or with its file.
+_slots: list[TextIO] = []
+
+
+@contextmanager
+def shared_directory() -> Iterator[None]:
+    """Let the processes that are started meanwhile share their counts, unless they already do."""
+    if os.environ.get(SHARED_DIRECTORY):
+        yield
+        return
+    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    _remove_left_behind(parent)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as directory:
+        held = os.open(directory, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        os.environ[SHARED_DIRECTORY] = directory
+        try:
+            yield
+        finally:
+            del os.environ[SHARED_DIRECTORY]
+            os.close(held)
+
+
+def _remove_left_behind(parent: Path) -> None:
+    """Remove the directories of receivers that were killed: nobody holds their lock."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # Another user's, or one that another receiver removes.
+            held = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(held)
+
+
+def count_as(role: str) -> None:
+    """Count into the shared directory, if there is one; before any metric is made."""
+    directory = os.environ.get(SHARED_DIRECTORY)
+    if not directory:
+        return
+    slot = _take_slot(Path(directory), role)
+    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+
+
+def _take_slot(directory: Path, role: str) -> str:
+    """Return a name for this process's files that no process alive has."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        file = (directory / f"{role}-{number}.lock").open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _slots.append(file)
+        return f"{role}-{number}"
+    raise AssertionError  # It counts for ever.
+
+
+def all_counts(own: CollectorRegistry) -> CollectorRegistry:
+    """Return what all processes have counted; where they share nothing, what this one has."""
+    if not os.environ.get(SHARED_DIRECTORY):
+        return own
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

@@ -1,0 +1,187 @@
+"""One scrape of a running receiver: what both of its processes did, and what its journal holds."""
+
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+
+import pytest
+import requests
+from notifications import alert, notification
+from prometheus_client.parser import text_string_to_metric_families
+from receivers import Receiver
+from stack import requires
+from waiting import wait_until
+
+from receiver.metrics.instruments import BY_NAME
+
+PLUGINS = {
+    "good": "def execute():\n    return 'done'\n",
+    "bad": "def execute():\n    raise PermanentError('no use')\n",
+    "shaky": "def execute(context):\n"
+    "    if context.attempt == 1:\n        raise TemporaryError('not yet', retry_after=0.05)\n",
+}
+Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(receiver: Receiver) -> Samples:
+    """Return (name, labels) -> value of everything that it exposes now."""
+    text = requests.get(f"{receiver.url}/metrics", timeout=10).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), math.nan)
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """A receiver that has run actions that succeed, fail and are tried again."""
+    directory = tmp_path_factory.mktemp("metrics")
+    (directory / "plugins").mkdir()
+    for name, text in PLUGINS.items():
+        head = "from receiver import PermanentError, TemporaryError, hookimpl\n\n\n@hookimpl\n"
+        (directory / "plugins" / f"{name}.py").write_text(head + text)
+    one = Receiver(
+        "serve",
+        {
+            "RECEIVER_DATA_DIR": str(directory / "data"),
+            "PLUGIN_DIR": str(directory / "plugins"),
+            "RECEIVER_ACTION_BAD_BREAKER": "1 failures, 1h",
+        },
+        directory / "receiver.log",
+    )
+    try:
+        yield act(one.wait_ready())
+    finally:
+        one.kill()
+
+
+def act(receiver: Receiver) -> Receiver:
+    """Post what brings every kind of count, and wait until the runs have ended."""
+    alerts = [
+        alert(name, labels={"action_plugin": name})
+        for name in (*PLUGINS, "nobody knows", "efs_emergency")
+    ]
+    assert receiver.post(notification(*alerts, truncatedAlerts=3)).status_code == 200
+    assert receiver.post(notification(alerts[0])).status_code == 200
+    assert receiver.post(b"{}").status_code == 400
+    hostile = {"action_plugin": "good", "alertname": 'x"} evil{a="b', "queue": "\n# TYPE"}
+    assert receiver.post(notification(alert("hostile", labels=hostile))).status_code == 200
+
+    def have_ended() -> bool:
+        samples = scrape(receiver)
+        ended = [("good", "succeeded", 2), ("bad", "failed", 1), ("shaky", "succeeded", 1)]
+        return all(
+            value(samples, "receiver_runs_total", action=action, outcome=outcome) == number
+            for action, outcome, number in ended
+        )
+
+    wait_until(have_ended, 30, "all runs are counted")
+    # What the journal holds is looked at every few seconds only.
+    wait_until(lambda: value(scrape(receiver), "receiver_breaker_open", action="bad") == 1, 30)
+    return receiver
+
+
+@pytest.fixture
+def samples(receiver: Receiver) -> Samples:
+    return scrape(receiver)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("receiver_notifications_total", {"answer": "200"}, 3),
+        ("receiver_notifications_total", {"answer": "400"}, 1),
+        ("receiver_notifications_total", {"answer": "503"}, 0),
+        ("receiver_alerts_total", {"fate": "accepted"}, 4),
+        ("receiver_alerts_total", {"fate": "duplicate"}, 1),
+        ("receiver_alerts_total", {"fate": "rejected"}, 2),
+        ("receiver_alerts_total", {"fate": "resolved"}, 0),
+        ("receiver_truncated_alerts_total", {}, 3),
+        ("receiver_auth_failures_total", {"answer": "401"}, 0),
+        ("receiver_notification_duration_seconds_count", {}, 3),
+        ("receiver_commit_batch_notifications_sum", {}, 3),
+        ("receiver_runs_total", {"action": "good", "outcome": "failed"}, 0),
+        ("receiver_attempts_total", {"action": "shaky", "outcome": "failed"}, 1),
+        ("receiver_attempts_total", {"action": "shaky", "outcome": "succeeded"}, 1),
+        ("receiver_attempt_duration_seconds_count", {"action": "shaky"}, 2),
+        ("receiver_run_duration_seconds_count", {"action": "shaky"}, 1),
+        ("receiver_run_wait_seconds_count", {"action": "shaky"}, 1),
+        ("receiver_reaction_seconds_count", {"action": "good"}, 2),
+        ("receiver_journal_errors_total", {"process": "web"}, 0),
+        ("receiver_journal_errors_total", {"process": "worker"}, 0),
+        ("receiver_unfinished_runs", {"action": "good", "state": "queued"}, 0),
+        ("receiver_breaker_open", {"action": "bad"}, 1),
+        ("receiver_breaker_open", {"action": "good"}, 0),
+        ("receiver_action_paused", {"action": "good"}, 0),
+        ("receiver_open_rejected_alerts", {}, 2),
+        ("receiver_plugin_info", {"plugin": "good", "state": "loaded"}, 1),
+        ("receiver_workers", {}, 1),
+        ("receiver_journal_up", {}, 1),
+    ],
+)
+def test_scrape_counts_what_was_done(
+    samples: Samples, name: str, labels: dict[str, str], expected: float
+) -> None:
+    assert value(samples, name, **labels) == expected
+
+
+def test_journal_is_measured_in_both_processes(samples: Samples) -> None:
+    name = "receiver_journal_write_duration_seconds_count"
+    assert value(samples, name, process="web") >= 3
+    assert value(samples, name, process="worker") >= 5
+    assert value(samples, "receiver_journal_size_bytes") > 10_000
+    assert value(samples, "receiver_journal_free_bytes") > 0
+
+
+def test_promtool_finds_nothing_wrong(receiver: Receiver) -> None:
+    (promtool,) = requires("promtool")
+    text = requests.get(f"{receiver.url}/metrics", timeout=10).text
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_every_metric_of_the_table_is_exposed_with_its_type_and_labels(receiver: Receiver) -> None:
+    text = requests.get(f"{receiver.url}/metrics", timeout=10).text
+    families = {one.name: one for one in text_string_to_metric_families(text)}
+    # Those with labels whose values only an event can tell.
+    seldom = {"receiver_guardrail_decisions_total"}
+    for one in BY_NAME.values():
+        if one.name in seldom:
+            continue
+        family = families.pop(one.name.removesuffix("_total"))
+        assert family.type == one.type, one.name
+        for sample in family.samples:
+            assert sample.labels.keys() - {"le"} == set(one.labels), one.name
+    assert not families.keys() - {name.removesuffix("_total") for name in seldom}
+
+
+def test_no_text_of_an_alert_becomes_a_label(samples: Samples) -> None:
+    said = {text for _, labels in samples for _, text in labels}
+    assert not {one for one in said if "evil" in one or "# TYPE" in one or "nobody" in one}
+
+
+def test_prometheus_is_answered_in_the_format_that_it_asks_for(receiver: Receiver) -> None:
+    asked = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+    answer = requests.get(f"{receiver.url}/metrics", headers=asked, timeout=10)
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_worker_that_is_replaced_counts_on_where_its_predecessor_ended(receiver: Receiver) -> None:
+    name, labels = "receiver_runs_total", {"action": "good", "outcome": "succeeded"}
+    before = value(scrape(receiver), name, **labels)
+    started = len(receiver.lines("worker started"))
+    os.kill(receiver.children()["worker"], signal.SIGKILL)
+    assert value(scrape(receiver), name, **labels) == before, "the dead worker's counts stay"
+    wait_until(lambda: len(receiver.lines("worker started")) > started, 30)
+    assert receiver.post(notification(alert("after", labels={"action_plugin": "good"}))).ok
+    wait_until(lambda: value(scrape(receiver), name, **labels) == before + 1, 30)

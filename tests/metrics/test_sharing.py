@@ -1,0 +1,101 @@
+"""The directory in which the processes of one receiver count: made, shared, and not left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from receiver.metrics import SHARED_DIRECTORY, sharing
+
+COUNT = """
+from receiver.metrics import sharing
+from receiver.metrics.counts import WorkerCounts
+sharing.count_as("worker")
+counts = WorkerCounts(["log_action"])
+counts.run_ended("log_action", "succeeded")
+print("counted", flush=True)
+input()
+"""
+RUNS = "receiver_runs_total"
+SUCCEEDED = {"action": "log_action", "outcome": "succeeded"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(SHARED_DIRECTORY, str(tmp_path))
+    return tmp_path
+
+
+def start() -> "subprocess.Popen[str]":
+    """Start a process that counts one run, and goes on living."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COUNT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "counted\n"
+    return process
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_processes_alive_at_the_same_time_are_added_up(directory: Path) -> None:
+    processes = [start(), start()]
+    try:
+        shared = sharing.all_counts(CollectorRegistry())
+        assert shared.get_sample_value(RUNS, SUCCEEDED) == 2
+    finally:
+        for one in processes:
+            end(one)
+    assert len(list(directory.glob("counter_*.db"))) == 2
+
+
+def test_process_that_follows_a_dead_one_takes_its_files(directory: Path) -> None:
+    for number in (1, 2, 3):
+        end(start())
+        shared = sharing.all_counts(CollectorRegistry())
+        assert shared.get_sample_value(RUNS, SUCCEEDED) == number
+    assert len(list(directory.glob("counter_*.db"))) == 1
+
+
+def test_directory_is_made_for_the_processes_and_removed_after_them() -> None:
+    assert SHARED_DIRECTORY not in os.environ
+    with sharing.shared_directory():
+        made = Path(os.environ[SHARED_DIRECTORY])
+        assert made.is_dir()
+        assert made.stat().st_mode & 0o777 == 0o700
+    assert not made.exists()
+    assert SHARED_DIRECTORY not in os.environ
+
+
+def test_directory_that_is_set_is_used_and_stays(directory: Path) -> None:
+    with sharing.shared_directory():
+        assert os.environ[SHARED_DIRECTORY] == str(directory)
+    assert directory.is_dir()
+
+
+def test_directory_of_a_killed_receiver_is_removed_by_the_next_and_that_of_a_living_one_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = (
+        "import os; from receiver.metrics import SHARED_DIRECTORY, sharing\n"
+        "with sharing.shared_directory():\n"
+        "    print(os.environ[SHARED_DIRECTORY], flush=True)\n"
+        "    input()"
+    )
+    one = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert one.stdout is not None
+    made = Path(one.stdout.readline().strip())
+    with sharing.shared_directory():
+        assert made.is_dir()
+    end(one)
+    assert made.is_dir()
+    with sharing.shared_directory():
+        assert not made.exists()

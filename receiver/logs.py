@@ -1,10 +1,15 @@
 """Logs on standard output: a JSON object a line, or text for people.
 
-Messages are constant, lower-case phrases; everything variable is a field.
+Messages are constant, lower-case phrases; everything variable is a field. Whatever is logged while
+an attempt runs carries the fields of its run, however the plugin logs it.
 """
 
 import logging
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from pythonjsonlogger.json import JsonFormatter
@@ -14,6 +19,29 @@ from receiver import plainjson
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 _TO_QUOTE = frozenset(" ='\"")
+
+_fields: ContextVar[Mapping[str, object] | None] = ContextVar("receiver_log_fields", default=None)
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def fields_of_run(fields: Mapping[str, object]) -> Iterator[None]:
+    """Add fields to every line that is logged meanwhile, by this thread."""
+    token = _fields.set(fields)
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def _add_fields(record: logging.LogRecord) -> bool:
+    """Add the fields of the run under way; a plugin's own of the same name gets an underscore."""
+    for name, value in (_fields.get() or {}).items():
+        own = record.__dict__.get(name, value)
+        if own != value:
+            record.__dict__[f"{name}_"] = own
+        record.__dict__[name] = value
+    return True
 
 
 def _serialize(log_data: object, **options: object) -> str:
@@ -66,9 +94,17 @@ def configure(level: str, style: str) -> None:
     """Send all logs of this process to standard output, as `json` or `text`."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Json() if style == "json" else _Text())
+    handler.addFilter(_add_fields)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    threading.excepthook = _log_thread_end
     for chatty in ("alembic", "botocore", "boto3", "urllib3", "sqlalchemy.engine"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def _log_thread_end(ended: threading.ExceptHookArgs) -> None:
+    """Log what a plugin's own thread died of, where else a traceback of many lines would appear."""
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        _log.error("thread ended by an exception", exc_info=ended.exc_value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver import plainjson
+from receiver import logs, plainjson
 from receiver.alertmanager import Alert
 from receiver.calls import Call
 from receiver.context import ActionContext, Cancellation, RunLogger
@@ -100,8 +100,10 @@ class Attempt:
 
     def perform(self) -> AttemptEnd:
         """Call the plugin; never raises."""
-        if self.run.is_dry_run:
-            return self._describe()
+        with logs.fields_of_run(self.fields):
+            return self._describe() if self.run.is_dry_run else self._execute()
+
+    def _execute(self) -> AttemptEnd:
         hook = "resolved" if self.run.kind == "resolved" else "execute"
         try:
             returned = self._actions.call(self.run.action, hook, self._arguments)

@@ -94,6 +94,7 @@ GUARDRAILS = SECTIONS["Guardrails"]
 COMMANDS_TABLE = "\n".join(SECTIONS["Commands"].tables[0])
 SETTINGS = SECTIONS["Settings"]
 METRICS = SECTIONS["Metrics"]
+OURSELVES = SECTIONS["Alerts on the receiver itself"]
 
 
 def run(*command: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -684,6 +685,21 @@ def test_table_of_metrics_is_the_one_in_the_code() -> None:
     assert list(METRICS.tables[0][2:]) == expected, as_it_should_be(METRICS.tables[0], expected)
 
 
+# Alerts on the receiver itself
+
+
+def test_rules_on_ourselves_are_printed_as_the_block_says(tmp_path: Path) -> None:
+    (promtool,) = requires("promtool")
+    done = run("sh", "-e", cwd=tmp_path, env=with_receiver(), input=OURSELVES.block("sh"))
+    assert done.stdout.startswith("**Means:**"), done.stdout
+    rules, dashboard = re.findall(r"> (\S+)", OURSELVES.block("sh"))
+    checked = run(promtool, "check", "rules", tmp_path / rules, cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+    assert json.loads((tmp_path / dashboard).read_text())["title"] == "alert-receiver"
+    names = re.findall(r"- alert: (\w+)", (tmp_path / rules).read_text())
+    assert [row[0].strip("`") for row in OURSELVES.rows()] == names
+
+
 # All of it
 
 CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {
@@ -701,6 +717,9 @@ CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {
     ("Actions", "sh", 0): test_command_shows_the_plugin_of_the_example,
     ("Guardrails", "toml", 0): test_guardrails_of_the_example_are_accepted_and_count_by_host,
     ("Settings", "toml", 0): test_settings_file_of_the_example_is_accepted_and_used,
+    ("Alerts on the receiver itself", "sh", 0): (
+        test_rules_on_ourselves_are_printed_as_the_block_says
+    ),
 }
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "pause": ("operating", "Start no run of an action, or of any."),
     "resume": ("operating", "Take a pause away."),
     "replay": ("operating", "Route a rejected alert again."),
+    "rule": ("rules", "Print alert rules."),
 }
 
 

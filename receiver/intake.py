@@ -22,6 +22,7 @@ class Intake:
     receiver: str
     external_url: str
     alerts: tuple[Routed, ...]
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,13 @@ class Settings:
         "`json`, or `text` for people",
         choices=("json", "text"),
     )
+    traces: str = setting(
+        "RECEIVER_TRACES",
+        "text",
+        "none",
+        "`otlp` sends traces to where OpenTelemetry's own variables say; needs the extra `[otel]`",
+        choices=("none", "otlp"),
+    )
     policies: Mapping[str, PolicySources] = field(default_factory=dict)
     plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from receiver import logs
+from receiver import logs, tracing
 from receiver.cli.options import settings_arguments, settings_options
 from receiver.errors import JournalUnusableError, PluginError, SettingsError
 from receiver.processes import end_with_parent
@@ -30,6 +30,7 @@ def serve(settings: Settings) -> None:
 
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
+    tracing.check(settings)
     arguments = settings_arguments()
     children = {role: [sys.executable, "-m", "receiver", role, *arguments]
                 for role in ("web", "worker")}  # fmt: skip
@@ -47,6 +48,7 @@ def web(settings: Settings) -> None:
     supervised = end_with_parent()
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
+    tracing.check(settings)
     master = os.getpid()
     try:
         Server(settings).run()
@@ -78,7 +80,8 @@ def worker(settings: Settings) -> None:
         _log.critical("worker cannot start", extra={"error": str(error)})
         sys.exit(CANNOT_START)
     count_as("worker")
-    one = Worker(journal, actions, settings, WorkerCounts(actions.loaded))
+    traces = tracing.start(settings, "worker")
+    one = Worker(journal, actions, settings, WorkerCounts(actions.loaded), traces)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del signum, frame
@@ -87,6 +90,7 @@ def worker(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     code = one.run()
+    traces.close()
     logging.shutdown()
     # Threads of actions that never returned must not keep the process.
     sys.stdout.flush()

@@ -254,6 +254,7 @@ def _run_values(
         "alert": alert.to_json(),
         "receiver": intake.receiver,
         "external_url": intake.external_url,
+        "traceparent": intake.traceparent or None,
         "created_at": now,
         "received_at": now,
         "due_at": tables.AT_ONCE,

@@ -27,7 +27,7 @@ from receiver.policies import Policy, Rules, target_of
 # What a run of the same episode copies from the one before it.
 _COPIED = (
     "source", "fingerprint", "action", "starts_at", "episode_action", "alert_name", "alert",
-    "receiver", "external_url", "received_at",
+    "receiver", "external_url", "traceparent", "received_at",
 )  # fmt: skip
 
 

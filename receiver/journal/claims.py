@@ -45,6 +45,7 @@ class ClaimedRun:
     alert: str
     receiver: str
     external_url: str
+    traceparent: str | None
     received_at: datetime
     created_at: datetime
     due_at: datetime
@@ -73,8 +74,9 @@ _CLAIMED = [
     runs.c[name]
     for name in (
         "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
-        "alert_name", "alert", "receiver", "external_url", "received_at", "created_at", "due_at",
-        "held_since", "call", "attempts", "attempts_before", "approval", "counted",
+        "alert_name", "alert", "receiver", "external_url", "traceparent", "received_at",
+        "created_at", "due_at", "held_since", "call", "attempts", "attempts_before", "approval",
+        "counted",
     )
 ]  # fmt: skip
 

@@ -93,6 +93,8 @@ runs = Table(
     Column("alert", Text, nullable=False),
     Column("receiver", Text, nullable=False),
     Column("external_url", Text, nullable=False),
+    # The trace that its notification was part of, as W3C writes it.
+    Column("traceparent", String),
     Column("created_at", Instant, nullable=False),
     Column("received_at", Instant, nullable=False),
     Column("call", Text),

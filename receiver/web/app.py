@@ -1,10 +1,12 @@
 """The Flask application: wiring only."""
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask
 
+from receiver.intake import Counts, Intake
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell
 from receiver.journal.writer import Writer
@@ -12,11 +14,13 @@ from receiver.metrics.counts import WebCounts
 from receiver.metrics.state import JournalState
 from receiver.plugins import Actions, catalog_of, rules_of
 from receiver.settings import Settings
+from receiver.tracing import Tracing
 from receiver.web import problems
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.health import create_health
 from receiver.web.metrics import create_metrics
+from receiver.web.tracing import trace_recording, trace_requests
 from receiver.web.webhook import create_webhook
 
 # Alertmanager gives up after ten seconds, and its peers start sending after fewer.
@@ -39,7 +43,11 @@ class Drain:
 
 
 def create_app(
-    settings: Settings, actions: Actions, journal: Journal, drain: Drain | None = None
+    settings: Settings,
+    actions: Actions,
+    journal: Journal,
+    drain: Drain | None = None,
+    tracing: Tracing | None = None,
 ) -> Flask:
     """Return the application; its writer thread belongs to the process that calls this."""
     check_bind(settings)
@@ -54,7 +62,12 @@ def create_app(
         counts.committed(notifications)
 
     writer = Writer(journal, rules, after_commit)
-    record = partial(writer.record, timeout_seconds=_ANSWER_WITHIN_SECONDS)
+    record: Callable[[Intake], Counts] = partial(
+        writer.record, timeout_seconds=_ANSWER_WITHIN_SECONDS
+    )
+    tracing = tracing or Tracing()
+    if tracing.is_on:
+        record = trace_recording(record)
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
@@ -65,7 +78,10 @@ def create_app(
     webhook = create_webhook(
         settings, catalog_of(actions), record, drain.has_begun, counts.recorded
     )
-    app.register_blueprint(access.guard(webhook, Scope.SUBMIT))
+    access.guard(webhook, Scope.SUBMIT)
+    if tracing.is_on:
+        trace_requests(webhook, tracing)
+    app.register_blueprint(webhook)
     app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
     metrics = create_metrics(counts, JournalState(journal, actions, rules))
     app.register_blueprint(metrics if settings.metrics_open else access.guard(metrics, Scope.READ))

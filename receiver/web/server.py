@@ -18,6 +18,8 @@ from receiver.metrics.sharing import count_as
 from receiver.plugins import load_actions
 from receiver.processes import follow_parent
 from receiver.settings import Settings
+from receiver.tracing import Tracing
+from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._settings = settings
         self.drain = Drain()
         self._journal: Journal | None = None
+        self._tracing: Tracing | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -83,6 +86,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         del server, worker
         if self._journal is not None:
             self._journal.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     def load(self) -> Flask:
         """Make the application, in the process that serves it."""
@@ -91,7 +96,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         try:
             actions = load_actions(self._settings)
             self._journal = Journal(self._settings.journal_url)
-            app = create_app(self._settings, actions, self._journal, self.drain)
+            self._tracing = start_tracing(self._settings, "web")
+            app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
         except JournalUnavailableError as error:
             _log.error("journal fails the web", extra={"error": str(error)})
             raise SystemExit(1) from error  # gunicorn tries again.

@@ -20,6 +20,7 @@ from receiver.errors import (
 from receiver.journal.claims import ClaimedRun
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
+from receiver.tracing import trace_id_of
 
 _LONGEST_ERROR = 2_000
 _LONGEST_RESULT = 16_384
@@ -38,6 +39,7 @@ class Attempt:
         self.started = time.monotonic()
         self.deadline_monotonic = self.started + policy.timeout.total_seconds()
         self.is_timed_out = False
+        self.trace_id = trace_id_of(run.traceparent)
         self._actions = actions
         alert = Alert.from_json(run.alert)
         self.call = Call.from_json(run.call)
@@ -73,6 +75,7 @@ class Attempt:
             "kind": self.run.kind,
             "attempt": self.run.attempt,
             **({"dry_run": True} if self.run.is_dry_run else {}),
+            **({"trace_id": self.trace_id} if self.trace_id else {}),
             "alertname": self.run.alert_name,
             "fingerprint": self.run.fingerprint,
         }

@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from receiver import logs
+from receiver import logs, tracing
 from receiver.journal.claims import ClaimedRun
 from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
@@ -46,10 +46,13 @@ def prepare() -> None:
     _SERVER.set_forkserver_preload(["receiver.worker.isolation"])
 
 
-def perform_in_process(attempt: Attempt, settings: Settings) -> AttemptEnd:
-    """Perform an attempt in a process of its own; never raises, and never outlasts the deadline."""
+def perform_in_process(attempt: Attempt, settings: Settings, traceparent: str = "") -> AttemptEnd:
+    """Perform an attempt in a process of its own; never raises, and never outlasts the deadline.
+
+    `traceparent` is the span that what the action traces belongs to.
+    """
     ours, theirs = _SERVER.Pipe()
-    order = _Order(settings, attempt.run)
+    order = _Order(settings, replace(attempt.run, traceparent=traceparent or None))
     process = _SERVER.Process(target=_child, args=(theirs,), daemon=False)
     try:
         process.start()
@@ -132,7 +135,11 @@ def _child(theirs: "Connection[object, object]") -> None:
     policy = rules_of(order.settings, actions).policy(order.run.action)
     attempt = Attempt(order.run, policy, actions)
     threading.Thread(target=_listen, args=(theirs, attempt), daemon=True).start()
-    theirs.send(attempt.perform())
+    traces = tracing.start(order.settings, "attempt")
+    with traces.within(order.run.traceparent):
+        end = attempt.perform()
+    traces.close()  # Before the end is known, for then this process is killed.
+    theirs.send(end)
     threading.Event().wait()
 
 

@@ -24,6 +24,7 @@ from receiver.metrics.counts import WorkerCounts
 from receiver.plugins import Actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.settings import Settings
+from receiver.tracing import Tracing
 from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, describe_error
 from receiver.worker.leases import Instance
@@ -53,6 +54,7 @@ class Worker:
         actions: Actions,
         settings: Settings,
         counts: WorkerCounts,
+        tracing: Tracing,
         *,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -61,6 +63,7 @@ class Worker:
         self._actions = actions
         self._settings = settings
         self._counts = counts
+        self._tracing = tracing
         journal.wrote = counts.journal.wrote
         self._rules = rules_of(settings, actions)
         self._jitter = jitter
@@ -256,15 +259,26 @@ class Worker:
 
     def _perform(self, attempt: Attempt) -> None:
         try:
-            if attempt.policy.isolation == "process":
-                end = isolation.perform_in_process(attempt, self._settings)
-            else:
-                end = attempt.perform()
+            end = self._trace(attempt)
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop
             _log.exception("attempt could not be made", extra=attempt.fields)
             end = AttemptEnd("failed", error=describe_error(error))
         self._returned.put(_Returned(attempt, end))
         self.ears.poke()
+
+    def _trace(self, attempt: Attempt) -> AttemptEnd:
+        run = attempt.run
+        name = f"attempt {run.action}"
+        with self._tracing.span(name, run.traceparent, attempt.fields) as span:
+            attempt.trace_id = span.trace_id
+            if attempt.policy.isolation == "process":
+                end = isolation.perform_in_process(attempt, self._settings, span.traceparent)
+            else:
+                end = attempt.perform()
+            span.note({"outcome": end.outcome})
+            if end.outcome != "succeeded":
+                span.fail(end.error or end.outcome)
+        return end
 
     def _collect(self) -> None:
         while not self._returned.empty():

@@ -161,6 +161,7 @@ def upgrade() -> None:
         sa.Column("alert", sa.Text(), nullable=False),
         sa.Column("receiver", sa.Text(), nullable=False),
         sa.Column("external_url", sa.Text(), nullable=False),
+        sa.Column("traceparent", sa.String(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.Column("call", sa.Text(), nullable=True),

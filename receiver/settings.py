@@ -119,6 +119,12 @@ class Settings:
     metrics_open: bool = setting(
         "RECEIVER_METRICS_OPEN", "boolean", "false", "`/metrics` needs no credentials"
     )
+    worker_metrics_bind: Address | None = setting(
+        "RECEIVER_WORKER_METRICS_BIND",
+        "address",
+        None,
+        "where a `receiver worker` that runs alone shows its `/metrics`",
+    )
     tls_cert: Path | None = setting(
         "RECEIVER_TLS_CERT",
         "path",

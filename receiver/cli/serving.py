@@ -67,6 +67,7 @@ def worker(settings: Settings) -> None:
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
     from receiver.plugins import load_actions
+    from receiver.web.workerside import listen
     from receiver.worker.loop import Worker
 
     supervised = end_with_parent()
@@ -81,7 +82,10 @@ def worker(settings: Settings) -> None:
         sys.exit(CANNOT_START)
     count_as("worker")
     traces = tracing.start(settings, "worker")
-    one = Worker(journal, actions, settings, WorkerCounts(actions.loaded), traces)
+    counts = WorkerCounts(actions.loaded)
+    if settings.worker_metrics_bind and not supervised:
+        listen(settings, settings.worker_metrics_bind, counts.registry)
+    one = Worker(journal, actions, settings, counts, traces)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del signum, frame

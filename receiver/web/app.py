@@ -19,7 +19,7 @@ from receiver.web import problems
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.health import create_health
-from receiver.web.metrics import create_metrics
+from receiver.web.metrics import count_answers, create_metrics
 from receiver.web.tracing import trace_recording, trace_requests
 from receiver.web.webhook import create_webhook
 
@@ -74,6 +74,7 @@ def create_app(
     app.url_map.merge_slashes = False  # It would redirect, and a redirect loses the alert.
     app.extensions["journal_writer"] = writer
     problems.register(app)
+    count_answers(app, counts)
     access = Access(settings)
     webhook = create_webhook(
         settings, catalog_of(actions), record, drain.has_begun, counts.recorded
@@ -83,6 +84,6 @@ def create_app(
         trace_requests(webhook, tracing)
     app.register_blueprint(webhook)
     app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
-    metrics = create_metrics(counts, JournalState(journal, actions, rules))
+    metrics = create_metrics(counts.registry, JournalState(journal, actions, rules))
     app.register_blueprint(metrics if settings.metrics_open else access.guard(metrics, Scope.READ))
     return app

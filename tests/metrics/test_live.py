@@ -4,13 +4,13 @@ import math
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import requests
 from notifications import alert, notification
 from prometheus_client.parser import text_string_to_metric_families
-from receivers import Receiver
+from receivers import Receiver, free_port
 from stack import requires
 from waiting import wait_until
 
@@ -185,3 +185,51 @@ def test_worker_that_is_replaced_counts_on_where_its_predecessor_ended(receiver:
     wait_until(lambda: len(receiver.lines("worker started")) > started, 30)
     assert receiver.post(notification(alert("after", labels={"action_plugin": "good"}))).ok
     wait_until(lambda: value(scrape(receiver), name, **labels) == before + 1, 30)
+
+
+@pytest.fixture
+def alone(start_receiver: Callable[..., Receiver]) -> Callable[..., tuple[Receiver, str]]:
+    """Starts workers without a web process, and says where their metrics are."""
+
+    def start(**environment: str) -> tuple[Receiver, str]:
+        address = f"127.0.0.1:{free_port()}"
+        worker = start_receiver("worker", RECEIVER_WORKER_METRICS_BIND=address, **environment)
+        return worker.wait_ready(), f"http://{address}/metrics"
+
+    return start
+
+
+def test_worker_that_runs_alone_shows_what_it_counts(
+    alone: Callable[..., tuple[Receiver, str]], start_receiver: Callable[..., Receiver]
+) -> None:
+    _, url = alone()
+    web = start_receiver("web", ACTION_PLUGIN="log_action").wait_ready()
+    assert web.post(notification(alert())).ok
+    ended = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
+    wait_until(lambda: ended in requests.get(url, timeout=10).text, 30)
+    assert ended not in requests.get(f"{web.url}/metrics", timeout=10).text
+    assert "receiver_notifications_total" not in requests.get(url, timeout=10).text
+    assert requests.get(url.replace("/metrics", "/"), timeout=10).status_code == 404
+
+
+def test_worker_that_runs_alone_asks_for_the_credential(
+    alone: Callable[..., tuple[Receiver, str]],
+) -> None:
+    _, url = alone(RECEIVER_READ_TOKEN="reads", RECEIVER_SUBMIT_TOKEN="submits")
+    asked = {
+        token: requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        for token in ("reads", "submits", "wrong")
+    }
+    assert {token: one.status_code for token, one in asked.items()} == {
+        "reads": 200, "submits": 403, "wrong": 401,
+    }  # fmt: skip
+
+
+def test_worker_does_not_show_metrics_to_others_without_a_credential(
+    start_receiver: Callable[..., Receiver],
+) -> None:
+    # An address of documentation: nothing could listen there, and nothing tries to.
+    worker = start_receiver("worker", RECEIVER_WORKER_METRICS_BIND="192.0.2.1:9100")
+    assert worker.process is not None
+    assert worker.process.wait(30) == 1
+    assert "RECEIVER_WORKER_METRICS_BIND: 192.0.2.1:9100 can be reached" in worker.text()

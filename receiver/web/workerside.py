@@ -1,0 +1,68 @@
+"""The metrics of a `receiver worker` that runs without a web process beside it."""
+
+import ssl
+import threading
+from dataclasses import replace
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from flask import Flask
+from prometheus_client import CollectorRegistry
+
+from receiver.declarations import Address
+from receiver.errors import SettingsError
+from receiver.settings import Settings
+from receiver.web import problems
+from receiver.web.auth import Access, Scope
+from receiver.web.binding import has_credentials_for
+from receiver.web.metrics import create_metrics
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # Who connects and says nothing keeps no thread for long.
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log no requests, as the web process does not."""
+        del format, args
+
+
+def check_metrics_bind(settings: Settings) -> None:
+    """Raise SettingsError for an address where anybody could read what is nobody's business."""
+    address = settings.worker_metrics_bind
+    is_guarded = settings.metrics_open or has_credentials_for(settings, "read")
+    if address and not (address.is_loopback or is_guarded or settings.auth == "none"):
+        raise SettingsError(
+            [
+                f"RECEIVER_WORKER_METRICS_BIND: {address} can be reached by others; set "
+                "RECEIVER_READ_TOKEN, or RECEIVER_METRICS_OPEN=true if all may read the metrics"
+            ]
+        )
+
+
+def listen(settings: Settings, address: Address, counts: CollectorRegistry) -> None:
+    """Show `/metrics` at this address for as long as the process lives; raises SettingsError."""
+    check_metrics_bind(settings)
+    app = Flask(__name__, static_folder=None)
+    problems.register(app)
+    metrics = create_metrics(counts)
+    if not settings.metrics_open:
+        Access(replace(settings, bind=address)).guard(metrics, Scope.READ)
+    app.register_blueprint(metrics)
+    try:
+        server = make_server(address.host, address.port, app, _Server, _Handler)
+    except OSError as error:
+        raise SettingsError(
+            [f"RECEIVER_WORKER_METRICS_BIND: {address}: {error.strerror}"]
+        ) from error
+    if settings.tls_cert is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        server.socket = context.wrap_socket(
+            # The handshake is made by the thread of the connection.
+            server.socket, server_side=True, do_handshake_on_connect=False,
+        )  # fmt: skip
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -7,12 +7,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from receiver import tracing
 from receiver.cli.options import settings_options
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.web.binding import check_bind
+from receiver.web.workerside import check_metrics_bind
 
 _WIDTH = 160  # Where nobody looks at a terminal.
 
@@ -26,6 +28,8 @@ def check(settings: Settings) -> None:
     problems += broken
     for look in (
         lambda: check_bind(settings),
+        lambda: check_metrics_bind(settings),
+        lambda: tracing.check(settings),
         lambda: rules_of(settings, actions),
         lambda: check_url(settings.journal_url),
     ):

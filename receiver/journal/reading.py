@@ -15,7 +15,7 @@ _BRIEF = [
     runs.c[name]
     for name in (
         "id", "action", "kind", "alert_name", "fingerprint", "outcome", "created_at", "effect",
-        "effect_seconds",
+        "effect_seconds", "traceparent",
     )
 ]  # fmt: skip
 

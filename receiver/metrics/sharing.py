@@ -6,6 +6,7 @@ each process id: a worker that is replaced counts on where its predecessor ended
 
 import fcntl
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +21,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from receiver.metrics import SHARED_DIRECTORY
 
 _PREFIX = "alert-receiver-metrics-"
+_RESERVED_BYTES = 256 * 1024
 _MEMORY = Path("/dev/shm")  # noqa: S108 - counting must never wait for a disk
+
+_log = logging.getLogger(__name__)
 
 # A lock ends with the process that holds it, or with its file.
 _slots: list[TextIO] = []
@@ -34,15 +38,18 @@ def shared_directory() -> Iterator[None]:
         return
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     _remove_left_behind(parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent) as directory:
-        held = os.open(directory, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        os.environ[SHARED_DIRECTORY] = directory
-        try:
-            yield
-        finally:
-            del os.environ[SHARED_DIRECTORY]
-            os.close(held)
+    # It has its name only once it is locked: another receiver that starts would remove it.
+    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+    held = os.open(made, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    directory = made.rename(parent / made.name.removeprefix("."))
+    os.environ[SHARED_DIRECTORY] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ[SHARED_DIRECTORY]
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(held)
 
 
 def _remove_left_behind(parent: Path) -> None:
@@ -62,8 +69,30 @@ def count_as(role: str) -> None:
     directory = os.environ.get(SHARED_DIRECTORY)
     if not directory:
         return
-    slot = _take_slot(Path(directory), role)
-    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+    try:
+        slot = _take_slot(Path(directory), role)
+        for kind in ("counter", "histogram"):
+            _reserve(Path(directory) / f"{kind}_{slot}.db")
+    except OSError as error:
+        _log.warning("metrics of this process are not shared", extra={"error": str(error)})
+        del os.environ[SHARED_DIRECTORY]
+        values.ValueClass = values.MutexValue
+    else:
+        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+
+
+def _reserve(file: Path) -> None:
+    """Raise OSError unless there is room: to count where there is none would end the process."""
+    if file.exists():
+        return
+    # An empty file, seen by a scrape, would fail it.
+    new = file.with_suffix(".new")
+    try:
+        with new.open("wb") as one:
+            os.posix_fallocate(one.fileno(), 0, _RESERVED_BYTES)
+        new.rename(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _take_slot(directory: Path, role: str) -> str:

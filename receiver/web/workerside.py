@@ -1,6 +1,8 @@
 """The metrics of a `receiver worker` that runs without a web process beside it."""
 
+import logging
 import ssl
+import sys
 import threading
 from dataclasses import replace
 from socketserver import ThreadingMixIn
@@ -17,9 +19,19 @@ from receiver.web.auth import Access, Scope
 from receiver.web.binding import has_credentials_for
 from receiver.web.metrics import create_metrics
 
+_log = logging.getLogger(__name__)
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log in a line what broke a connection; the others are served."""
+        del request
+        _log.info(
+            "connection for metrics broke",
+            extra={"client": client_address, "error": repr(sys.exception())},
+        )
 
 
 class _Handler(WSGIRequestHandler):

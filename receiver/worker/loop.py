@@ -24,7 +24,7 @@ from receiver.metrics.counts import WorkerCounts
 from receiver.plugins import Actions, rules_of
 from receiver.policies import AttemptEnd
 from receiver.settings import Settings
-from receiver.tracing import Tracing
+from receiver.tracing import Tracing, trace_id_of
 from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, describe_error
 from receiver.worker.leases import Instance
@@ -362,6 +362,7 @@ def _fields(run: reading.Row) -> dict[str, object]:
         "kind": run["kind"],
         "alertname": run["alert_name"],
         "fingerprint": run["fingerprint"],
+        **({"trace_id": trace_id} if (trace_id := trace_id_of(run["traceparent"])) else {}),
     }
 
 

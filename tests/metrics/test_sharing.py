@@ -99,3 +99,23 @@ def test_directory_of_a_killed_receiver_is_removed_by_the_next_and_that_of_a_liv
     assert made.is_dir()
     with sharing.shared_directory():
         assert not made.exists()
+
+
+def test_process_without_room_for_its_counts_keeps_them_to_itself(directory: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "import logging; logging.basicConfig()\n"
+        "from prometheus_client import CollectorRegistry\n"
+        "from receiver.metrics import sharing\n"
+        "from receiver.metrics.counts import WorkerCounts\n"
+        "sharing.count_as('worker')\n"
+        "counts = WorkerCounts(['log_action'])\n"
+        "counts.run_ended('log_action', 'succeeded')\n"
+        f"print(sharing.all_counts(counts.registry).get_sample_value({RUNS!r}, {SUCCEEDED!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "1.0\n"), done.stderr
+    assert "metrics of this process are not shared" in done.stderr
+    assert sharing.all_counts(CollectorRegistry()).get_sample_value(RUNS, SUCCEEDED) is None

@@ -83,8 +83,16 @@ def act(receiver: Receiver) -> Receiver:
         )
 
     wait_until(have_ended, 30, "all runs are counted")
+
+    def is_seen() -> bool:
+        samples = scrape(receiver)
+        unfinished = [
+            number for (name, _), number in samples.items() if name == "receiver_unfinished_runs"
+        ]
+        return value(samples, "receiver_breaker_open", action="bad") == 1 and not any(unfinished)
+
     # What the journal holds is looked at every few seconds only.
-    wait_until(lambda: value(scrape(receiver), "receiver_breaker_open", action="bad") == 1, 30)
+    wait_until(is_seen, 30, "the journal is seen as it is now")
     return receiver
 
 

@@ -246,9 +246,14 @@ def parse_notification(body: bytes) -> Notification:
     return Notification(**values)
 
 
+def storable(text: str) -> str:
+    """Return a text as every database can store it: NUL and lone surrogates are replaced."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 def _storable(raw: Any) -> Any:
     if isinstance(raw, str):
-        return _UNSTORABLE.sub("\ufffd", raw)
+        return storable(raw)
     if isinstance(raw, list):
         return [_storable(one) for one in raw]
     if isinstance(raw, dict):

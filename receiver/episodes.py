@@ -268,11 +268,14 @@ def when_put_back(runs: Sequence[EpisodeRun], row: Episode) -> tuple[Episode, li
     return replace(row, round=row.round + 1), changes
 
 
-def when_retried(kind: str, row: Episode | None) -> tuple[str, str] | None:
+def when_retried(
+    kind: str, row: Episode | None, retried_at: datetime | None = None
+) -> tuple[str, str] | None:
     """Return by what a run whose attempt failed is cancelled, and why; None: it is tried again.
 
     What happened to its episode meanwhile means the same as if the run had waited all along; `row`
-    is None when a newer episode has its place.
+    is None when a newer episode has its place. What a person asked for (`retried_at`) after the
+    episode had closed is tried again all the same.
     """
     if row is None:
         if kind in ("resolved", "repeat"):
@@ -280,7 +283,7 @@ def when_retried(kind: str, row: Episode | None) -> tuple[str, str] | None:
     elif row.is_open:
         if kind == "resolved":
             return "fired again", "the alert fires again"
-    elif kind != "resolved":
+    elif kind != "resolved" and not (retried_at and row.closed_at and retried_at >= row.closed_at):
         return "resolved", "the alert resolved while the run waited for a retry"
     return None
 

@@ -20,7 +20,7 @@ class History:
     of dry runs), the newest first. `ends` are the latest attempts of the action, the newest first:
     when each ended, and whether it failed. `running` counts the runs of the action that hold a
     slot, `running_all` those of all actions. `tripped_until` is set when the breaker was opened by
-    abandoned attempts.
+    abandoned attempts. `paused_until`: when the latest pause for a time ended, while it is known.
     """
 
     paused: str | None = None
@@ -32,6 +32,7 @@ class History:
     all_starts: Sequence[datetime] = ()
     ends: Sequence[tuple[datetime, bool]] = ()
     tripped_until: datetime | None = None
+    paused_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ def decide(
     holds = [hold for hold in _holds(asking, policy, limits, history, now) if hold.until > now]
     if holds:
         # The one that lasts longest: whoever waits for it has waited for all.
-        return _limited(max(holds, key=lambda hold: hold.until), asking, policy, now)
+        longest = max(holds, key=lambda hold: hold.until)
+        return _limited(longest, asking, policy, history.paused_until, now)
     if history.running and is_open(policy, history.ends):
         reason = "the breaker is half open: one run at a time shows whether the action works again"
         return Verdict("wait", "breaker", reason)
@@ -93,12 +95,13 @@ def needs_approval(
 ) -> bool:
     """Whether a run must wait for a person, who may have been asked (`approval`) before.
 
-    Who approved an action has approved its repeats, and what undoes it. A run that was a dry run,
-    or that needed no approval, when it was accepted may need one by the time when it is due.
+    Who approved an action has approved its repeats (they have its `approval`), and what undoes it
+    needs none. A run that was a dry run, or that needed no approval, when it was accepted may need
+    one by the time when it is due.
     """
     if policy.approval != "required" or approval == "approved":
         return False
-    return not (is_dry_run or was_started or kind in ("repeat", "resolved"))
+    return not (is_dry_run or was_started or kind == "resolved")
 
 
 def is_open(policy: Policy, ends: Sequence[tuple[datetime, bool]]) -> bool:
@@ -146,7 +149,8 @@ def _holds(
         ("overall_rate_limit", policy.overall_rate_limit, history.action_starts, "of this action"),
         ("limits", limits.rate_limit, history.all_starts, "of all actions"),
     ):
-        for window in windows:
+        # Whoever is to be told that remediation failed must not be kept from it by the rest.
+        for window in windows if name != "limits" or asking.kind != "escalation" else ():
             free_at = _free_at(window, starts, now)
             if free_at is not None:
                 much = f"{window.number} runs in {text(window.period)}"
@@ -164,10 +168,16 @@ def _free_at(window: Window, starts: Sequence[datetime], now: datetime) -> datet
     return free_at if free_at > now else None
 
 
-def _limited(hold: _Hold, asking: Asking, policy: Policy, now: datetime) -> Verdict:
-    if policy.when_limited == "skip" and not asking.is_retry:
+def _limited(
+    hold: _Hold, asking: Asking, policy: Policy, paused_until: datetime | None, now: datetime
+) -> Verdict:
+    # Were a repeat skipped, none would follow; were an undoing, nothing would be undone.
+    may_skip = not asking.is_retry and asking.kind not in ("repeat", "resolved")
+    if policy.when_limited == "skip" and may_skip:
         return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}; when_limited is skip")
-    last = (asking.held_since or now) + policy.max_delay
+    since = asking.held_since or now
+    # While it was paused, no limit delayed it.
+    last = (max(since, paused_until) if paused_until else since) + policy.max_delay
     if now >= last:
         delayed = f"it was delayed for {text(policy.max_delay)} (max_delay)"
         return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}, and {delayed}")

@@ -36,8 +36,8 @@ from receiver.settings import Settings
 class Explained:
     """What one alert would lead to, for one action; `action` empty where it is rejected.
 
-    `episode` is `new`, `seen`, `put back`, `resolved` or `rejected`; `verdict` says what a new run
-    would meet now.
+    `episode` is `new`, `seen`, `put back`, `resolved` or `rejected`; `brings` is what would run, if
+    anything; `verdict` says what that would meet now.
     """
 
     alert: Alert
@@ -46,6 +46,7 @@ class Explained:
     episode: str
     reason: str
     call: Call | None = None
+    brings: str = ""
     verdict: str = ""
 
 
@@ -106,6 +107,7 @@ class Operations:
                     decision.kind,
                     decision.reason,
                     call_of(alert, now),
+                    _what_runs(connection, decision),
                     self._verdict(past, action, target, Asking(), None, alert, now),
                 )
             )
@@ -138,13 +140,19 @@ class Operations:
 
     def why_waiting(self, run: dict[str, Any]) -> str:
         """Return in words why a run does not run now, or how it ended."""
-        if run["state"] != "queued":
+        if run["state"] not in ("queued", "running"):
             return str(run["reason"])
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
             workers = living_workers(self._journal, connection)
             if not any(run["action"] in worker.actions for worker in workers):
                 return f"no worker that is running has loaded the action {run['action']}"
+            if run["state"] == "running":
+                return str(run["reason"])
+            past = Past(connection, self._rules, now)
+            paused = past.history(run["action"], run["target"]).paused
+            if paused is not None:
+                return f"paused: {paused}"
             if run["due_at"] > now:
                 return f"{run['reason']}; due at {run['due_at']:%Y-%m-%d %H:%M:%S} UTC"
             key = (run["source"], run["fingerprint"], run["episode_action"])
@@ -156,8 +164,11 @@ class Operations:
                     f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
                     f"ago than max_staleness ({guardrails.text(staleness)}): it waits for a report"
                 )
+            busy = past.running_in_all
+            if busy >= self._settings.worker_threads * len(workers):
+                return f"waits for a free thread of a worker: {busy} runs are running"
             return self._verdict(
-                Past(connection, self._rules, now),
+                past,
                 run["action"],
                 run["target"],
                 Asking(run["kind"], run["counted"], run["held_since"]),
@@ -174,7 +185,7 @@ class Operations:
         with self._journal.reading() as connection:
             query = sa.select(rejected).where(rejected.c.id == rejected_id)
             # No database has a number as high, nor can look for one.
-            found = connection.execute(query).first() if rejected_id < 2**63 else None
+            found = connection.execute(query).first() if 0 < rejected_id < 2**63 else None
         if found is None:
             raise OperationError(
                 f"there is no rejected alert {rejected_id}; see `receiver rejected`"
@@ -189,6 +200,21 @@ class Operations:
         note(self._journal, person, "replay", f"rejected alert {rejected_id}")
         (counts,) = record(self._journal, [intake], self._rules)
         return counts
+
+
+def _what_runs(connection: Connection, decision: episodes.Decision) -> str:
+    """Return what a firing alert would let run: a new run, or one that a resolved cancelled."""
+    if decision.kind == "new":
+        return "a new run"
+    if decision.kind != "put back" or decision.row is None:
+        return ""
+    _, back = episodes.when_put_back(changes.runs_of(connection, decision.row), decision.row)
+    for one in back:
+        if isinstance(one, episodes.PutBack):
+            return f"run {one.run_id}, put back,"
+        if isinstance(one, episodes.Create):
+            return "a new run, for the alert's resolved run has begun,"
+    return ""
 
 
 def _explain_resolved(

@@ -18,7 +18,7 @@ from receiver.errors import OperationError
 from receiver.intake import Counts, intake_of
 from receiver.journal import claims, outcomes, reading, requests
 from receiver.journal.acceptance import record
-from receiver.journal.claims import ClaimedRun
+from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
@@ -352,6 +352,19 @@ def test_explain_of_a_resolved_tells_what_it_closes_by_whatever_route(site: Site
     ]  # fmt: skip
 
 
+def test_explain_of_a_false_resolved_foretells_what_runs_again(site: Site) -> None:
+    site.accept()
+    site.accept(RESOLVED)
+    (again,) = site.explain()
+    assert (again.episode, again.brings) == ("put back", "run 1, put back,")
+    assert again.verdict == "starts at once"
+    site.accept()
+    site.run_all()
+    site.accept(RESOLVED)
+    (nothing,) = site.explain()
+    assert (nothing.episode, nothing.brings) == ("put back", "")
+
+
 def test_explain_of_a_sender_whose_clock_is_ahead_foretells_what_happens(any_site: Site) -> None:
     ahead = alert(starts_at=any_site.now + HOUR)
     any_site.accept(ahead)
@@ -627,6 +640,17 @@ def _approved(site: Site) -> None:
     requests.approve(site.journal, ANN, 1)
 
 
+def _delayed_and_paused(site: Site) -> None:
+    _delayed(site)
+    requests.pause(site.journal, ANN, None)
+
+
+def _no_free_thread(site: Site) -> None:
+    site.configure(RECEIVER_WORKER_THREADS="1")
+    site.accept(alert("f1"), alert("f2"))
+    claims.claim_due_runs(site.journal, "w1", ["fix_it"], 1, site.rules)
+
+
 def _accepted_dry(site: Site) -> None:
     site.configure(RECEIVER_DRY_RUN="true")
     site.accept()
@@ -652,6 +676,10 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
         "(5h): it waits for a report",
     ),
     "paused": (_paused_and_accepted, 1, "paused: by ann: deploy"),
+    "delayed and paused": (_delayed_and_paused, 2, "paused: by ann"),
+    "no free thread": (
+        _no_free_thread, 2, "waits for a free thread of a worker: 1 runs are running"
+    ),
     "delayed": (
         _delayed, 2,
         "delayed: the action ran for this target less than 1h ago (cooldown); "

@@ -29,7 +29,7 @@ def explain(settings: Settings, what: str, path_action: str, source: str, as_jso
     Which alert goes to which action with which arguments, by which rule, and what would hold it
     back now. Nothing is run or stored. Exit code 1 when an alert would be rejected.
     """
-    with opened(settings) as (journal, operations):
+    with opened(settings, or_empty=True) as (journal, operations):
         if re.fullmatch("[0-9]+", what) and not Path(what).exists():
             found = reading.find_run(journal, int(what))
             why = operations.why_waiting(found)
@@ -73,6 +73,7 @@ def _as_dict(one: Explained) -> dict[str, Any]:
             "duration_seconds": one.call.duration.total_seconds(),
             "warnings": list(one.call.warnings),
         },
+        "runs": one.brings.rstrip(",") or None,
         "guardrails": one.verdict or None,
     }
 
@@ -93,6 +94,6 @@ def _show(one: Explained) -> None:
         )
         lines += [f"  warning: {warning}" for warning in call.warnings]
     if one.verdict:
-        lines.append(f"  a new run {one.verdict}" if one.episode == "new" else "  nothing new runs")
+        lines.append(f"  {one.brings} {one.verdict}" if one.brings else "  nothing new runs")
     for line in lines:
         click.echo(safe(line))

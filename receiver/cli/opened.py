@@ -4,14 +4,17 @@ import getpass
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from receiver.errors import OperationError
+from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
@@ -26,15 +29,33 @@ json_option: Callable[[Any], Any] = click.option(
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[tuple[Journal, Operations]]:
-    """Open the journal of a receiver that may be running."""
+def opened(settings: Settings, or_empty: bool = False) -> Iterator[tuple[Journal, Operations]]:
+    """Open the journal of a receiver that may be running; none is made where there is none.
+
+    `or_empty`: where there is none, work on one that is empty and forgotten afterwards. Raises
+    OperationError otherwise: who pauses what is not there has stopped nothing.
+    """
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
-    journal = Journal(settings.journal_url)
-    try:
+    with ExitStack() as stack:
+        url = settings.journal_url
+        if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
+            if not or_empty:
+                raise OperationError(
+                    f"there is no journal in {settings.data_dir}; set RECEIVER_DATA_DIR or "
+                    "RECEIVER_DATABASE_URL as for the receiver that you mean"
+                )
+            url = f"sqlite:///{stack.enter_context(TemporaryDirectory())}/journal.db"
+        journal = Journal(url)
+        stack.callback(journal.close)
         yield journal, Operations(settings, actions, journal)
-    finally:
-        journal.close()
+
+
+def warn_without_workers(journal: Journal) -> None:
+    """Say so where nothing listens to what was asked for: it may be the wrong journal."""
+    with journal.reading() as connection:
+        if not living_workers(journal, connection):
+            click.echo("no worker of this journal is running", err=True)
 
 
 def person() -> Person:

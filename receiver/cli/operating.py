@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from receiver.cli.opened import json_option, opened, person, print_json
+from receiver.cli.opened import json_option, opened, person, print_json, warn_without_workers
 from receiver.cli.options import settings_options
 from receiver.declarations import TYPES
 from receiver.errors import OperationError
@@ -75,6 +75,7 @@ def pause(
         if action is not None and not operations.knows(action):
             raise OperationError(f"there is no action {action}; see `receiver plugins`")
         _say(requests.pause(journal, person(), action, reason, lasting), as_json)
+        warn_without_workers(journal)
 
 
 @click.command

@@ -113,7 +113,9 @@ def apply(
                 _create(journal, connection, rules, change, now)
             case Postpone():
                 later = sa.update(runs).where(runs.c.id == change.run_id)
-                connection.execute(later.values(due_at=change.due_at))
+                connection.execute(
+                    later.values(due_at=change.due_at, held_since=None, held_by=None)
+                )
 
 
 def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> None:
@@ -133,7 +135,9 @@ def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> 
 
 
 def _put_back(connection: Connection, rules: Rules, change: PutBack, now: datetime) -> None:
-    query = sa.select(runs.c.action, runs.c.approval).where(runs.c.id == change.run_id)
+    query = sa.select(runs.c.action, runs.c.approval, runs.c.held_since).where(
+        runs.c.id == change.run_id
+    )
     found = connection.execute(query).one()
     # What nobody has approved yet waits for that again.
     first = first_state(
@@ -143,12 +147,16 @@ def _put_back(connection: Connection, rules: Rules, change: PutBack, now: dateti
         "outcome": None,
         "cancelled_by": None,
         "finished_at": None,
+        "held_since": None,
+        "held_by": None,
         **{name: first[name] for name in ("state", "reason")},
     }
     if first["state"] != "queued":
         values["expires_at"] = first["expires_at"]
     if change.due_at is not None:
         values["due_at"] = change.due_at
+    elif found.held_since is not None:
+        values["due_at"] = AT_ONCE  # To be judged by what holds now, and since now.
     connection.execute(
         sa.update(runs)
         .where(runs.c.id == change.run_id, runs.c.outcome == "cancelled")
@@ -159,13 +167,16 @@ def _put_back(connection: Connection, rules: Rules, change: PutBack, now: dateti
 def _create(
     journal: Journal, connection: Connection, rules: Rules, change: Create, now: datetime
 ) -> None:
-    query = sa.select(*(runs.c[name] for name in _COPIED)).where(runs.c.id == change.like)
+    query = sa.select(*(runs.c[name] for name in (*_COPIED, "approval"))).where(
+        runs.c.id == change.like
+    )
     values: dict[str, Any] = {**connection.execute(query).mappings().one()}
+    approval = values.pop("approval")
     if change.action is not None:
         values |= {"action": change.action, "escalated_from": change.like}
     alert = Alert.from_json(values["alert"])
     policy = rules.policy(values["action"])
-    # Who approved an action has approved its repeats, and what undoes it.
+    # A repeat is asked for when it is due, unless the action was approved.
     is_covered = change.kind in ("repeat", "resolved")
     is_dry_run = rules.is_dry_run(values["action"], alert.annotations)
     values |= {
@@ -176,6 +187,8 @@ def _create(
         "target": target_of(policy, values["source"], values["fingerprint"], alert.labels),
         **first_state(policy, is_covered or is_dry_run, change.reason, now),
     }
+    if is_covered:
+        values["approval"] = approval
     if change.cancelled_by is not None:
         values |= {
             "state": "finished",

@@ -18,67 +18,11 @@ from receiver.calls import call_of
 from receiver.episodes import EpisodeRun
 from receiver.guardrails import Asking, Verdict
 from receiver.journal import changes
+from receiver.journal.due import ClaimedRun, Due
 from receiver.journal.journal import Journal
-from receiver.journal.past import ALL_ACTIONS, Past
-from receiver.journal.tables import AT_ONCE, Instant, attempts, holds, runs
-from receiver.journal.tables import episodes as episode_rows
-from receiver.policies import Rules, idempotency_key
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run that this process must now attempt; `attempt` counts from 1.
-
-    `attempts_before` were made before a person asked for more. `was_counted`: this is another
-    attempt of what limits have counted already.
-    """
-
-    id: int
-    source: str
-    fingerprint: str
-    action: str
-    starts_at: datetime
-    kind: str
-    ordinal: int
-    target: str
-    alert_name: str
-    alert: str
-    receiver: str
-    external_url: str
-    traceparent: str | None
-    received_at: datetime
-    created_at: datetime
-    due_at: datetime
-    held_since: datetime | None
-    call: str
-    attempt: int
-    attempts_before: int
-    approval: str | None
-    is_dry_run: bool
-    was_counted: bool
-
-    @property
-    def is_start(self) -> bool:
-        """Whether limits count this attempt as the start of its run."""
-        return not (self.is_dry_run or self.was_counted)
-
-    @property
-    def idempotency_key(self) -> str:
-        """The key of the run's identity, the same at every attempt."""
-        return idempotency_key(
-            self.source, self.fingerprint, self.action, self.starts_at, self.kind, self.ordinal
-        )
-
-
-_CLAIMED = [
-    runs.c[name]
-    for name in (
-        "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
-        "alert_name", "alert", "receiver", "external_url", "traceparent", "received_at",
-        "created_at", "due_at", "held_since", "call", "attempts", "attempts_before", "approval",
-        "counted",
-    )
-]  # fmt: skip
+from receiver.journal.past import Past
+from receiver.journal.tables import Instant, attempts, runs
+from receiver.policies import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +56,8 @@ def claim_in(
 ) -> Claims:
     """Claim due runs of these actions for `owner`, at most `slots` in all.
 
-    What guardrails have held longest comes first, then what is due longest: a stream of new runs
-    must not take every place that a limit gives.
+    What waits longest comes first: a stream of new runs must not take every place that a limit
+    gives, nor every slot before a retry.
 
     Everything is counted under the one claim lock, so that no limit is exceeded by however many
     claim at a time. A run whose alert was not reported for `max_staleness` waits until it is. At
@@ -121,19 +65,13 @@ def claim_in(
     """
     journal.dialect.lock_claims(connection)
     now = journal.now(connection)
-    due: dict[int, ClaimedRun] = {}
-    is_cut = False
-    if slots > 0:
-        held = set(connection.execute(_ACTIONS_HELD, {"now": now}).scalars())
-        for action in actions:
-            for query in (_DUE_HELD, _DUE)[action not in held :]:
-                some = _due(journal, connection, query, action, slots, rules, now)
-                due |= some
-                is_cut = is_cut or len(some) == slots
+    if slots <= 0:
+        return Claims([], [])
+    due = Due(journal, connection, rules, slots)
     past = Past(connection, rules, now)
     claimed: list[ClaimedRun] = []
     moved: list[tuple[int, Verdict]] = []
-    for run in sorted(due.values(), key=_turn):
+    for run in due.runs(actions):
         if len(claimed) == slots:
             break
         policy = rules.policy(run.action)
@@ -156,101 +94,7 @@ def claim_in(
     if claimed:
         claimed = _mark_claimed(connection, owner, claimed, now)
     # What was claimed keeps its target busy: the next look sees past others of that target.
-    return Claims(claimed, moved, bool(moved) or (bool(claimed) and is_cut))
-
-
-def _turn(run: ClaimedRun) -> tuple[bool, datetime, int]:
-    return (run.held_since is None, run.held_since or run.due_at, run.id)
-
-
-def judge_anew(connection: Connection, actions: Iterable[str], held_by: str | None = None) -> None:
-    """Let guardrails look at once at runs that they have delayed: what held them has changed."""
-    connection.execute(
-        sa.update(runs)
-        .where(
-            runs.c.state == sa.literal_column("'queued'"),
-            runs.c.held_since.is_not(None),
-            runs.c.action.in_(sorted(actions)),
-            *([runs.c.held_by == held_by] if held_by else []),
-        )
-        .values(due_at=AT_ONCE)
-    )
-
-
-def _due_query() -> sa.Select[Any]:
-    busy, row = runs.alias("busy"), episode_rows
-    same_row = (
-        (row.c.source == runs.c.source)
-        & (row.c.fingerprint == runs.c.fingerprint)
-        & (row.c.action == runs.c.episode_action)
-    )
-    # What a person asks for is as good as a report.
-    fresh_since: sa.BindParameter[Any] = sa.bindparam("fresh_since", type_=Instant())
-    fresh = (row.c.seen_at >= fresh_since) | (runs.c.retried_at >= fresh_since)
-    return (
-        sa.select(*_CLAIMED)
-        .select_from(runs.outerjoin(row, same_row))
-        # Written out, not bound: only so is a partial index used.
-        .where(
-            runs.c.state == sa.literal_column("'queued'"),
-            runs.c.action == sa.bindparam("of_action"),
-            runs.c.due_at <= sa.bindparam("now"),
-            (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
-            ~sa.exists().where(
-                busy.c.state == sa.literal_column("'running'"),
-                busy.c.action == runs.c.action,
-                busy.c.target == runs.c.target,
-            ),
-            ~sa.exists().where(
-                holds.c.kind == "pause",
-                holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
-                holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")),
-            ),
-        )
-        .order_by(runs.c.due_at, runs.c.id)
-        .limit(sa.bindparam("most"))
-    )
-
-
-# Built once: for short runs, putting it together would cost more than all else.
-_DUE = _due_query()
-_DUE_HELD = _DUE.where(runs.c.held_since.is_not(None))
-_ACTIONS_HELD = (
-    sa.select(runs.c.action)
-    .distinct()
-    .where(
-        runs.c.state == sa.literal_column("'queued'"),
-        runs.c.held_since.is_not(None),
-        runs.c.due_at <= sa.bindparam("now"),
-    )
-)
-
-
-def _due(
-    journal: Journal,
-    connection: Connection,
-    query: sa.Select[Any],
-    action: str,
-    limit: int,
-    rules: Rules,
-    now: datetime,
-) -> dict[int, ClaimedRun]:
-    query = journal.dialect.for_update(query, skip_locked=True)
-    bound = {
-        "of_action": action,
-        "now": now,
-        "fresh_since": now - rules.policy(action).max_staleness,
-        "most": limit,
-    }
-    found: dict[int, ClaimedRun] = {}
-    for one in connection.execute(query, bound):
-        values = {**one._mapping, "call": one.call or ""}
-        dry = rules.policy(action).dry_run or rules.dry_run
-        if not dry and "action_dry_run" in one.alert:
-            dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
-        made, counted = values.pop("attempts"), values.pop("counted")
-        found[one.id] = ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
-    return found
+    return Claims(claimed, moved, bool(moved) or (bool(claimed) and due.is_cut))
 
 
 def _move(
@@ -332,6 +176,7 @@ def _mark_claimed(
                 "run_id": run.id,
                 "number": run.attempt,
                 "action": run.action,
+                "kind": run.kind,
                 "target": run.target,
                 "dry_run": run.is_dry_run,
                 "owner": owner,
@@ -380,18 +225,3 @@ def owners_of_running(journal: Journal) -> list[str]:
     with journal.reading() as connection:
         query = sa.select(runs.c.owner).where(runs.c.state == sa.literal_column("'running'"))
         return sorted({owner for (owner,) in connection.execute(query) if owner})
-
-
-def next_due_at(journal: Journal, loaded: Iterable[str]) -> datetime | None:
-    """Return when the next run of these actions, or look at an effect, is due."""
-    with journal.reading() as connection:
-        first = connection.execute(_NEXT_DUE, {"actions": sorted(loaded)}).scalar()
-        look = connection.execute(_NEXT_LOOK).scalar()
-    return min((one for one in (first, look) if one is not None), default=None)
-
-
-_NEXT_DUE = sa.select(sa.func.min(runs.c.due_at)).where(
-    runs.c.state == sa.literal_column("'queued'"),
-    runs.c.action.in_(sa.bindparam("actions", expanding=True)),
-)
-_NEXT_LOOK = sa.select(sa.func.min(runs.c.verify_at)).where(runs.c.verify_at.is_not(None))

@@ -95,7 +95,7 @@ def _owned(
 _OWNED = sa.select(
     runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
     runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
-    runs.c.cancel_requested, runs.c.dry_run,
+    runs.c.cancel_requested, runs.c.dry_run, runs.c.retried_at,
 ).where(
     runs.c.id.in_(sa.bindparam("ids", expanding=True)),
     runs.c.owner == sa.bindparam("of_owner"),
@@ -137,7 +137,7 @@ def _end(
     policy = rules.policy(run.action)
     made = one.attempt - run.attempts_before
     step = after_attempt(one.end, made, policy, now, jitter())
-    if step.outcome is None and run.cancel_requested is not None:
+    if step.outcome != "succeeded" and run.cancel_requested is not None:
         step = Next("cancelled", run.cancel_requested)
     resolved_after = rules.resolved_after(run.action)
     cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
@@ -145,7 +145,7 @@ def _end(
     if step.outcome != "succeeded" or cares:
         row = latest_episode(journal, connection, run)
     cancelled_by = "person" if step.outcome == "cancelled" else None
-    if step.outcome is None and (unwanted := episodes.when_retried(run.kind, row)):
+    if step.outcome is None and (unwanted := episodes.when_retried(run.kind, row, run.retried_at)):
         cancelled_by, reason = unwanted
         # Its time is kept: should the run be put back, it still waits until then.
         step = Next("cancelled", reason, step.due_at)
@@ -206,20 +206,31 @@ def latest_episode(journal: Journal, connection: Connection, run: Row) -> Episod
 
 
 def recover_from(
-    journal: Journal, dead: str, rules: Rules, jitter: Callable[[], float]
+    journal: Journal,
+    dead: str,
+    actions: Iterable[str],
+    rules: Rules,
+    jitter: Callable[[], float],
 ) -> list[Recorded]:
-    """End the attempts of a process that is proven dead, as `on_interrupt` says."""
+    """End the attempts of a process that is proven dead, as `on_interrupt` says.
+
+    Only those of these actions, whose policies are known here: who has loaded others ends theirs.
+    """
     with journal.reading() as connection:
         query = sa.select(runs.c.id, runs.c.attempts).where(
-            runs.c.state == sa.literal_column("'running'"), runs.c.owner == dead
+            runs.c.state == sa.literal_column("'running'"),
+            runs.c.owner == dead,
+            runs.c.action.in_(sorted(actions)),
         )
         end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
         ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]
     return record_ends(journal, dead, ended, rules, jitter) if ended else []
 
 
-def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[int, str]]:
-    """Look what runs did to their alerts, where that is due; return (run id, effect) pairs."""
+def verify_due(
+    journal: Journal, actions: Iterable[str], rules: Rules, limit: int = 100
+) -> list[tuple[int, str]]:
+    """Look what runs of these actions did to their alerts; return (run id, effect) pairs."""
     seen: list[tuple[int, str]] = []
     if not _is_any(journal, runs.c.verify_at):
         return seen
@@ -227,7 +238,7 @@ def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[i
         now = journal.now(connection)
         query = (
             sa.select(runs)
-            .where(runs.c.verify_at <= now)
+            .where(runs.c.verify_at <= now, runs.c.action.in_(sorted(actions)))
             .order_by(runs.c.source, runs.c.fingerprint, runs.c.episode_action, runs.c.id)
             .limit(limit)
         )
@@ -263,14 +274,16 @@ def verify_due(journal: Journal, rules: Rules, limit: int = 100) -> list[tuple[i
     return seen
 
 
-def expire_approvals(journal: Journal, rules: Rules) -> list[int]:
-    """Skip the runs that nobody approved in time; return their numbers."""
+def expire_approvals(journal: Journal, actions: Iterable[str], rules: Rules) -> list[int]:
+    """Skip the runs of these actions that nobody approved in time; return their numbers."""
     if not _is_any(journal, runs.c.expires_at, "awaiting_approval"):
         return []
     with journal.writing() as connection:
         now = journal.now(connection)
         query = sa.select(runs).where(
-            runs.c.state == sa.literal_column("'awaiting_approval'"), runs.c.expires_at <= now
+            runs.c.state == sa.literal_column("'awaiting_approval'"),
+            runs.c.expires_at <= now,
+            runs.c.action.in_(sorted(actions)),
         )
         # Locked: a person may be approving one of them.
         expired = connection.execute(journal.dialect.for_update(query, skip_locked=True)).all()

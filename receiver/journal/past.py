@@ -15,7 +15,7 @@ from receiver.policies import Rules
 
 ALL_ACTIONS = "*"
 # An attempt whose whole worker died or was stopped says nothing about the action; no more does a
-# dry run.
+# dry run, or the `resolved` hook.
 _COUNTED = ("succeeded", "failed", "killed")
 
 
@@ -33,6 +33,7 @@ class Past:
         self._busy: set[tuple[str, str]] = set()
         self._running: dict[str, int] = defaultdict(int)
         self._holds: dict[tuple[str, str], Any] = {}
+        self._pauses_ended: dict[str, datetime] = {}
         self._read_running()
 
     def history(self, action: str, target: str) -> History:
@@ -57,13 +58,22 @@ class Past:
             paused=paused.reason if paused else None,
             target_busy=(action, target) in self._busy,
             running=self._running[action],
-            running_all=sum(self._running.values()),
+            running_all=self.running_in_all,
             target_starts=self._targets.get((action, target), ()),
             action_starts=self._actions.get(action, ()),
             all_starts=self._all or (),
             ends=self._ends.get(action, ()),
             tripped_until=tripped.until if tripped else None,
+            paused_until=max(
+                (one for name in (action, ALL_ACTIONS) if (one := self._pauses_ended.get(name))),
+                default=None,
+            ),
         )
+
+    @property
+    def running_in_all(self) -> int:
+        """How many runs of all actions hold a slot."""
+        return sum(self._running.values())
 
     def note_start(self, action: str, target: str, is_counted: bool) -> None:
         """Count a run that is being claimed; a dry run or another attempt is no start."""
@@ -80,8 +90,11 @@ class Past:
         for action, target, timed_out_at in self._connection.execute(_RUNNING):
             self._busy.add((action, target))
             self._running[action] += timed_out_at is None
-        for found in self._connection.execute(_HELD, {"now": self._now}):
-            self._holds[found.action, found.kind] = found
+        for found in self._connection.execute(_HELD):
+            if found.until is None or found.until > self._now:
+                self._holds[found.action, found.kind] = found
+            elif found.kind == "pause":
+                self._pauses_ended[found.action] = found.until
 
     def _starts(self, whose: sa.ColumnElement[bool], windows: Sequence[Window]) -> list[datetime]:
         """Return the starts that can count for these windows, the newest first."""
@@ -110,7 +123,7 @@ _RUNNING = (
     )
     .where(runs.c.state == sa.literal_column("'running'"))
 )
-_HELD = sa.select(holds).where(holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")))
+_HELD = sa.select(holds)
 _ENDS = (
     sa.select(attempts.c.finished_at, attempts.c.outcome)
     .where(
@@ -118,8 +131,10 @@ _ENDS = (
         attempts.c.finished_at.is_not(None),
         attempts.c.outcome.in_(_COUNTED),
         attempts.c.dry_run.is_(sa.false()),
+        attempts.c.kind != "resolved",
     )
-    .order_by(attempts.c.finished_at.desc())
+    # Recorded at once, they have one time: the success then is the latest, on every database.
+    .order_by(attempts.c.finished_at.desc(), sa.desc(attempts.c.outcome == "succeeded"))
     .limit(sa.bindparam("most"))
 )
 

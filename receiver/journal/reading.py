@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.alertmanager import storable
 from receiver.errors import OperationError
 from receiver.journal.journal import Journal
 from receiver.journal.tables import attempts, audit, episodes, holds, rejected, runs
@@ -24,7 +25,9 @@ def list_runs(journal: Journal, limit: int = 100, **equal: object) -> list[Row]:
     """Return runs, the newest first; `equal` names columns and the values they must have."""
     query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
     for column, value in equal.items():
-        query = query.where(runs.c[column] == value)
+        query = query.where(
+            runs.c[column] == (storable(value) if isinstance(value, str) else value)
+        )
     return _rows(journal, query)
 
 
@@ -65,7 +68,7 @@ def briefs_of(journal: Journal, run_ids: Iterable[int]) -> dict[int, Row]:
 def find_run(journal: Journal, run_id: int) -> Row:
     """Return one run; raise OperationError when there is none."""
     # No database has a number as high, nor can look for one.
-    found = list_runs(journal, id=run_id) if run_id < 2**63 else []
+    found = list_runs(journal, id=run_id) if 0 < run_id < 2**63 else []
     if not found:
         raise OperationError(f"there is no run {run_id}; see `receiver runs`")
     return found[0]

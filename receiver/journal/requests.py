@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from receiver import episodes
+from receiver.alertmanager import storable
 from receiver.errors import OperationError
 from receiver.guardrails import text
 from receiver.journal import changes
-from receiver.journal.claims import judge_anew
+from receiver.journal.due import judge_anew
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
 from receiver.journal.tables import AT_ONCE, audit, holds, runs
@@ -26,6 +27,10 @@ class Person:
     who: str
     origin: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "who", storable(self.who))
+        object.__setattr__(self, "origin", storable(self.origin))
+
 
 def cancel(journal: Journal, person: Person, run_id: int, reason: str = "") -> str:
     """Cancel a run: at once while it waits, else by asking its attempt to stop.
@@ -33,7 +38,7 @@ def cancel(journal: Journal, person: Person, run_id: int, reason: str = "") -> s
     What a person cancelled is never put back. Returns what was done, in words; raises
     OperationError for a run that has finished.
     """
-    why = f"cancelled by {person.who}" + (f": {reason}" if reason else "")
+    why = f"cancelled by {person.who}" + (f": {storable(reason)}" if reason else "")
     with journal.writing() as connection:
         now = journal.now(connection)
         run = _run(journal, connection, run_id)
@@ -89,6 +94,11 @@ def approve(journal: Journal, person: Person, run_id: int) -> str:
     with journal.writing() as connection:
         now = journal.now(connection)
         run = _awaiting(journal, connection, run_id)
+        if run.expires_at is not None and run.expires_at <= now:
+            raise OperationError(
+                f"the time to approve run {run_id} was over at "
+                f"{run.expires_at:%Y-%m-%d %H:%M:%S} UTC; see `receiver retry`"
+            )
         _update(
             connection, run_id, state="queued", approval="approved",
             reason=f"approved by {person.who}",
@@ -99,7 +109,7 @@ def approve(journal: Journal, person: Person, run_id: int) -> str:
 
 def reject(journal: Journal, person: Person, run_id: int, reason: str = "") -> str:
     """Cancel a run that waits for approval; raises OperationError for any other."""
-    why = f"rejected by {person.who}" + (f": {reason}" if reason else "")
+    why = f"rejected by {person.who}" + (f": {storable(reason)}" if reason else "")
     with journal.writing() as connection:
         now = journal.now(connection)
         run = _awaiting(journal, connection, run_id)
@@ -119,9 +129,13 @@ def pause(
 
     Every worker obeys at its next claim; what runs goes on, and acceptance too.
     """
+    if lasting is not None and lasting < timedelta(seconds=1):
+        raise OperationError("a pause lasts a second at least; see `receiver resume`")
     with journal.writing() as connection:
+        # Who claims at this moment has claimed before the pause was said to hold.
+        journal.dialect.lock_claims(connection)
         now = journal.now(connection)
-        why = f"by {person.who}" + (f": {reason}" if reason else "")
+        why = f"by {person.who}" + (f": {storable(reason)}" if reason else "")
         hold(journal, connection, action or ALL_ACTIONS, "pause", why, now, lasting)
         _audit(connection, person, now, "pause", action, None, reason)
     said = "" if lasting is None else f" for {text(lasting)}"
@@ -144,9 +158,20 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
             others = ", ".join("all actions" if one == ALL_ACTIONS else one for one in sorted(held))
             raise OperationError(f"{what}; " + (f"paused: {others}" if held else "nothing is"))
         connection.execute(sa.delete(holds).where(holds.c.action == name))
-        judge_anew(connection, [name], held_by="breaker")
+        # While it was paused, no limit delayed it.
+        connection.execute(
+            sa.update(runs)
+            .where(
+                runs.c.state == sa.literal_column("'queued'"),
+                runs.c.held_since.is_not(None),
+                *([runs.c.action == action] if action else []),
+            )
+            .values(held_since=now)
+        )
+        judge_anew(journal, connection, [name], held_by="breaker")
         _audit(connection, person, now, "resume", action, None, "")
-    return f"{action or 'all actions'} resumed"
+    still = "; all actions are still paused" if action and ALL_ACTIONS in held else ""
+    return f"{action or 'all actions'} resumed{still}"
 
 
 def hold(
@@ -183,9 +208,8 @@ def note(journal: Journal, person: Person, operation: str, detail: str) -> None:
 def _run(journal: Journal, connection: Connection, run_id: int) -> Any:
     query = sa.select(runs).where(runs.c.id == run_id)
     # No database has a number as high, nor can look for one.
-    found = (
-        connection.execute(journal.dialect.for_update(query)).first() if run_id < 2**63 else None
-    )
+    is_number = 0 < run_id < 2**63
+    found = connection.execute(journal.dialect.for_update(query)).first() if is_number else None
     if found is None:
         raise OperationError(f"there is no run {run_id}; see `receiver runs`")
     return found
@@ -221,6 +245,6 @@ def _audit(
             operation=operation,
             action=action,
             run_id=run_id,
-            detail=detail,
+            detail=storable(detail),
         )
     )

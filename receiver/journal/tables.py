@@ -140,9 +140,8 @@ def _partial(name: str, condition: str, *columns: Column[Any]) -> Index:
 
 
 _partial("ix_runs_due", "state = 'queued'", runs.c.action, runs.c.due_at, runs.c.id)
-_partial(
-    "ix_runs_held", "state = 'queued' AND held_since IS NOT NULL", runs.c.due_at, runs.c.action
-)
+# What waits for a time, not only for its turn.
+_partial("ix_runs_timed", "state = 'queued' AND due_at > 0", runs.c.due_at, runs.c.action)
 _partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
 _partial("ix_runs_approval", "state = 'awaiting_approval'", runs.c.expires_at)
 _partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
@@ -154,6 +153,7 @@ attempts = Table(
     Column("run_id", _Key, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("action", String, nullable=False),
+    Column("kind", String, nullable=False),
     Column("target", String, nullable=False),
     Column("dry_run", Boolean, nullable=False),
     Column("owner", String, nullable=False),

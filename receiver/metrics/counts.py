@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry
 
 from receiver.intake import Counts
-from receiver.journal.claims import ClaimedRun
+from receiver.journal.due import ClaimedRun
 from receiver.metrics.instruments import make
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")

@@ -17,7 +17,7 @@ from receiver.errors import (
     RunCancelledError,
     TemporaryError,
 )
-from receiver.journal.claims import ClaimedRun
+from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
 from receiver.tracing import trace_id_of
@@ -94,7 +94,9 @@ class Attempt:
         """Ask the action what it would do; nothing else of it is called."""
         name = self.run.action
         said = f"would call {name}, which does not say what it does (no describe hook)"
-        if self.run.kind != "resolved" and self._actions.has_hook(name, "describe"):
+        if self.run.kind == "resolved":
+            said = f"would call the resolved hook of {name}"
+        elif self._actions.has_hook(name, "describe"):
             try:
                 said = str(self._actions.call(name, "describe", self._arguments))
             except BaseException as error:  # noqa: BLE001 - a plugin's call

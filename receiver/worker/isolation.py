@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from receiver import logs, tracing
-from receiver.journal.claims import ClaimedRun
+from receiver.journal.due import ClaimedRun
 from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import AttemptEnd

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.errors import JournalError
-from receiver.journal import claims, outcomes, reading, retention
+from receiver.journal import claims, due, outcomes, reading, retention
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended, Recorded
 from receiver.journal.requests import hold
@@ -98,7 +98,7 @@ class Worker:
         """Hold what was delayed to the policies of today, which may be others than before."""
         try:
             with self._journal.writing() as connection:
-                claims.judge_anew(connection, self._actions.loaded)
+                due.judge_anew(self._journal, connection, self._actions.loaded)
         except JournalError as error:
             _log.error("journal fails the worker", extra={"error": describe_error(error)})
 
@@ -129,12 +129,13 @@ class Worker:
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
         self._recover()
-        expired = outcomes.expire_approvals(self._journal, self._rules)
+        loaded = self._actions.loaded
+        expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
         for run in reading.briefs_of(self._journal, expired).values():
             _log.warning("approval expired", extra=_fields(run))
             self._counts.held_back(run["action"], "approval", "skip")
             self._counts.run_ended(run["action"], "skipped")
-        verified = dict(outcomes.verify_due(self._journal, self._rules))
+        verified = dict(outcomes.verify_due(self._journal, loaded, self._rules))
         for run in reading.briefs_of(self._journal, verified).values():
             _log.info("effect verified", extra={**_fields(run), "effect": verified[run["id"]]})
             self._counts.verified(run["action"], verified[run["id"]], run["effect_seconds"])
@@ -142,19 +143,19 @@ class Worker:
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
             return _POLL_SECONDS
-        due_at = claims.next_due_at(self._journal, self._actions.loaded)
+        due_at = due.next_due_at(self._journal, self._actions.loaded)
         if due_at is None:
             return _POLL_SECONDS
         with self._journal.reading() as connection:
             seconds = (due_at - self._journal.now(connection)).total_seconds()
         # What is due and was not claimed waits for something else: no reason to turn faster.
-        due = seconds if seconds > 0 else _POLL_SECONDS
+        wait = seconds if seconds > 0 else _POLL_SECONDS
         deadlines = [
             max(one.seconds_left() + _LATE_SECONDS, _LOOK_SECONDS)
             for one in self._running.values()
             if not one.is_timed_out
         ]
-        return min(due, _POLL_SECONDS, *deadlines)
+        return min(wait, _POLL_SECONDS, *deadlines)
 
     def _free(self) -> int:
         under_way = sum(not one.is_timed_out for one in self._running.values())
@@ -241,7 +242,7 @@ class Worker:
 
     def _may_claim(self) -> bool:
         """Whether anything is due: a look that waits for nobody, before the write lock is taken."""
-        due_at = claims.next_due_at(self._journal, self._actions.loaded)
+        due_at = due.next_due_at(self._journal, self._actions.loaded)
         if due_at is None:
             return False
         with self._journal.reading() as connection:
@@ -307,9 +308,10 @@ class Worker:
     def _recover(self) -> None:
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
-                self._note_recovered(
-                    owner, outcomes.recover_from(self._journal, owner, self._rules, self._jitter)
+                recovered = outcomes.recover_from(
+                    self._journal, owner, self._actions.loaded, self._rules, self._jitter
                 )
+                self._note_recovered(owner, recovered)
         self._instance.bury_dead()
 
     def _note_recovered(self, owner: str, recorded: Sequence[Recorded]) -> None:

@@ -81,6 +81,7 @@ def put(journal: Journal, kind: str, number: int, at: datetime, is_open: bool) -
                     "run_id": run_id,
                     "number": 1,
                     "action": "witness",
+                    "kind": "fired",
                     "target": "",
                     "dry_run": False,
                     "owner": "worker-gone-1-00000000",

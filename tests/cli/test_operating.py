@@ -468,6 +468,36 @@ def test_pause_of_an_unknown_action_is_refused(site: Site) -> None:
     assert reading.list_holds(site.journal) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["pause"], ["resume"], ["runs"], ["run", "1"], ["retry", "1"], ["rejected"], ["replay", "1"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_command_on_no_journal_makes_none_and_says_so(tmp_path: Path, arguments: list[str]) -> None:
+    done = receiver(*arguments, RECEIVER_DATA_DIR=str(tmp_path / "typo"))
+    assert (done.code, done.out) == (1, "")
+    assert f"there is no journal in {tmp_path / 'typo'}; set RECEIVER_DATA_DIR" in done.err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_explain_needs_no_journal_and_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_bytes(notification(alert()))
+    environment = {"RECEIVER_DATA_DIR": str(tmp_path / "none")}
+    done = receiver("explain", tmp_path / "payload.json", "--action", "log_action", **environment)
+    assert (done.code, done.err) == (0, "")
+    assert "a new run starts at once" in done.out
+    assert not (tmp_path / "none").exists()
+
+
+def test_pause_where_no_worker_listens_says_so(site: Site, tmp_path: Path) -> None:
+    assert site.run("pause", "held").err == ""
+    assert site.run("resume", "held").err == ""
+    url = f"sqlite:///{tmp_path / 'journal.db'}"
+    Journal(url).close()
+    done = receiver("pause", RECEIVER_DATA_DIR=str(tmp_path))
+    assert (done.code, done.err) == (0, "no worker of this journal is running\n")
+
+
 def test_pause_for_a_time_says_it_as_it_was_asked(site: Site) -> None:
     assert site.run("pause", "held", "--for", "1h30m").out == "held paused for 1h30m\n"
     assert site.run("resume", "held").out == "held resumed\n"

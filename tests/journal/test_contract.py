@@ -332,9 +332,9 @@ def test_verification_tells_what_the_run_did_to_its_alert(journal: Journal, cloc
     run_all(journal, verifying)
     clock.move(minutes=2)
     accept(journal, alert("helped", "resolved"), rules=verifying)
-    assert outcomes.verify_due(journal, verifying) == []
+    assert outcomes.verify_due(journal, LOADED, verifying) == []
     clock.move(minutes=3)
-    outcomes.verify_due(journal, verifying)
+    outcomes.verify_due(journal, LOADED, verifying)
     effects = {one["fingerprint"]: (one["effect"], one["effect_seconds"])
                for one in reading.list_runs(journal, kind="fired")}  # fmt: skip
     assert effects == {"helped": ("effective", 120), "not": ("ineffective", None)}
@@ -348,7 +348,9 @@ def test_effect_is_unverified_where_the_route_never_sent_a_resolved(
     accept(journal, alert(), rules=verifying)
     run_all(journal, verifying)
     clock.move(minutes=5)
-    assert [effect for _, effect in outcomes.verify_due(journal, verifying)] == ["unverified"]
+    assert [effect for _, effect in outcomes.verify_due(journal, LOADED, verifying)] == [
+        "unverified"
+    ]
     assert claim(journal, verifying) == []
 
 
@@ -364,13 +366,13 @@ def test_interrupted_run_is_claimed_again_or_held_as_the_policy_says(journal: Jo
     holding = rules(on_interrupt="hold")
     accept(journal, alert("retry"))
     claim(journal)
-    outcomes.recover_from(journal, "w1", RULES, lambda: 0.0)
+    outcomes.recover_from(journal, "w1", LOADED, RULES, lambda: 0.0)
     (again,) = claim(journal, owner="w2")
     assert again.attempt == 2
     finish(journal, again, AttemptEnd("succeeded"), owner="w2")
     accept(journal, alert("hold"), rules=holding)
     claim(journal, holding)
-    outcomes.recover_from(journal, "w1", holding, lambda: 0.0)
+    outcomes.recover_from(journal, "w1", LOADED, holding, lambda: 0.0)
     assert states(journal)[1] == ("fired", 0, "finished", "unknown")
 
 

@@ -15,9 +15,9 @@ from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
 from receiver.errors import OperationError
 from receiver.intake import Counts, intake_of
-from receiver.journal import claims, outcomes, reading, requests, tables
+from receiver.journal import claims, due, outcomes, reading, requests, tables
 from receiver.journal.acceptance import record
-from receiver.journal.claims import ClaimedRun
+from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
@@ -156,7 +156,7 @@ def test_delay_is_told_once_and_not_looked_at_again_before_its_time(
     accept(journal, COOLING, REFIRED)
     assert [(run, verdict.kind) for run, verdict in look(journal, COOLING).moved] == [(2, "delay")]
     assert look(journal, COOLING).moved == []
-    assert claims.next_due_at(journal, LOADED) == clock.now + 30 * MINUTE
+    assert due.next_due_at(journal, LOADED) == clock.now + 30 * MINUTE
 
 
 def test_cooldown_counts_from_the_start_and_holds_no_retry(journal: Journal, clock: Clock) -> None:
@@ -482,7 +482,7 @@ def test_relaxed_limit_frees_what_it_delayed_once_judged_anew(journal: Journal) 
     assert claim(journal, COOLING) == []
     assert claim(journal, rules()) == []
     with journal.writing() as connection:
-        claims.judge_anew(connection, ["a"])
+        due.judge_anew(journal, connection, ["a"])
     assert len(claim(journal, rules())) == 1
 
 
@@ -495,6 +495,29 @@ def test_what_was_delayed_starts_before_what_is_new(journal: Journal, clock: Clo
     for number in range(20):
         accept(journal, by, alert(f"new{number}"))
     assert [run.fingerprint for run in look(journal, by, slots=4).claimed] == ["f2"]
+
+
+def test_stream_of_new_runs_starves_no_retry_and_no_repeat(journal: Journal, clock: Clock) -> None:
+    by = rules(max_concurrent=1, repeat_after=5 * MINUTE)
+    accept(journal, by, alert("retried"), alert("repeated"))
+    for end in (FAILED, SUCCEEDED):
+        (run,) = claim(journal, by)
+        finish(journal, by, run, end)
+    ran = []
+    for number in range(8):
+        clock.move(minutes=1)
+        accept(journal, by, alert(f"new{number}"), alert(f"newer{number}"))
+        (run,) = look(journal, by, slots=1).claimed
+        finish(journal, by, run)
+        ran.append((run.fingerprint, run.kind))
+    # Each in its turn: at most what was accepted before it was due goes first.
+    assert ran[0] == ("retried", "fired")
+    assert ("repeated", "repeat") not in ran
+    for _ in range(8):
+        (run,) = look(journal, by, slots=1).claimed
+        finish(journal, by, run)
+        ran.append((run.fingerprint, run.kind))
+    assert ("repeated", "repeat") in ran
 
 
 def test_look_that_saw_one_target_only_says_that_there_may_be_more(journal: Journal) -> None:
@@ -573,6 +596,105 @@ def test_what_is_free_again_before_max_delay_runs(journal: Journal, clock: Clock
     assert {row(journal, number)["finished_at"] for number in (4, 5)} == {T0 + 41 * MINUTE}
 
 
+@pytest.mark.parametrize("how", ["resumed", "over"])
+def test_time_of_a_pause_is_none_of_max_delay(journal: Journal, clock: Clock, how: str) -> None:
+    by = rules(rate_limit=(Window(1, HOUR),), target_labels=("host",), max_delay=2 * HOUR)
+    run_one(journal, by, SUCCEEDED, of_host("f1"))
+    accept(journal, by, of_host("f2"), of_host("f3"))
+    assert claim(journal, by) == []
+    requests.pause(journal, ANN, None, lasting=None if how == "resumed" else 4 * HOUR)
+    clock.move(hours=4)
+    if how == "resumed":
+        requests.resume(journal, ANN, None)
+    (run,) = claim(journal, by)
+    assert run.fingerprint == "f2"
+    finish(journal, by, run)
+    assert claim(journal, by) == []
+    assert (row(journal, 3)["state"], row(journal, 3)["due_at"]) == ("queued", clock.now + HOUR)
+
+
+def test_put_back_run_was_delayed_by_nothing_yet(journal: Journal, clock: Clock) -> None:
+    by = rules(cooldown=30 * MINUTE, max_delay=20 * MINUTE, target_labels=("host",))
+    run_one(journal, by, SUCCEEDED, of_host("x"))
+    accept(journal, by, of_host("y"))
+    claim(journal, by)
+    clock.move(minutes=1)
+    accept(journal, by, of_host("y", status="resolved"))
+    clock.move(minutes=22)
+    accept(journal, by, of_host("y"))
+    assert claim(journal, by) == []
+    kept = row(journal, 2)
+    assert (kept["state"], kept["held_since"]) == ("queued", clock.now)
+
+
+def test_what_was_put_back_for_later_is_not_judged_before(journal: Journal, clock: Clock) -> None:
+    by = replace(
+        rules(breaker=Breaker(1, 10 * MINUTE), max_attempts=1), resolved_hooks=frozenset({"a"})
+    )
+    run_one(journal, by, SUCCEEDED, alert("undo"))
+    accept(journal, by, alert("undo", status="resolved"))
+    clock.move(seconds=1)
+    run_one(journal, by, BROKEN, alert("bad"))
+    clock.move(minutes=6)
+    assert claim(journal, by) == []
+    assert row(journal, 2)["held_by"] == "breaker"
+    accept(journal, by, alert("undo"))
+    clock.move(minutes=20)
+    accept(journal, by, alert("undo", status="resolved"))
+    with journal.writing() as connection:
+        due.judge_anew(journal, connection, ["a"])
+    assert claim(journal, by) == []
+    assert row(journal, 2)["due_at"] == clock.now + 5 * MINUTE
+
+
+def test_repeat_is_delayed_where_others_are_skipped(journal: Journal, clock: Clock) -> None:
+    by = rules(repeat_after=10 * MINUTE, rate_limit=(Window(1, HOUR),), when_limited="skip")
+    run_one(journal, by)
+    clock.move(minutes=10)
+    assert claim(journal, by) == []
+    assert (row(journal, 2)["kind"], row(journal, 2)["state"]) == ("repeat", "queued")
+
+
+def test_escalation_is_not_held_by_what_bounds_all_actions(journal: Journal) -> None:
+    by = rules(Limits(rate_limit=(Window(1, HOUR),)), escalate_to="page", max_attempts=1)
+    run_one(journal, by, BROKEN)
+    assert [run.action for run in claim(journal, by)] == ["page"]
+
+
+@pytest.mark.parametrize("database_order", [False, True], ids=["success first", "success last"])
+def test_success_recorded_with_failures_keeps_the_breaker_closed(
+    journal: Journal, database_order: bool
+) -> None:
+    by = rules(breaker=Breaker(2, 10 * MINUTE), max_attempts=1)
+    accept(journal, by, *[alert(f"f{number}") for number in range(3)])
+    how = [SUCCEEDED, BROKEN, BROKEN]
+    ends = how[::-1] if database_order else how
+    ended = [
+        Ended(run.id, run.attempt, end)
+        for run, end in zip(claim(journal, by), ends, strict=True)
+    ]  # fmt: skip
+    outcomes.record_ends(journal, "w1", ended, by, lambda: 0.5)
+    accept(journal, by, alert("next"))
+    assert len(claim(journal, by)) == 1
+
+
+def test_hook_that_undoes_says_nothing_about_the_breaker(journal: Journal, clock: Clock) -> None:
+    by = replace(
+        rules(breaker=Breaker(2, 10 * MINUTE), max_attempts=1), resolved_hooks=frozenset({"a"})
+    )
+    run_one(journal, by, SUCCEEDED, alert("undo"))
+    accept(journal, by, alert("undo", status="resolved"))
+    clock.move(seconds=1)
+    run_one(journal, by, BROKEN, alert("f1"))
+    clock.move(minutes=5)
+    (undo,) = claim(journal, by)
+    assert undo.kind == "resolved"
+    finish(journal, by, undo)
+    run_one(journal, by, BROKEN, alert("f2"))
+    accept(journal, by, alert("f3"))
+    assert claim(journal, by) == []
+
+
 # Dry runs
 
 
@@ -633,7 +755,7 @@ def test_dry_run_counts_in_no_limit_and_nothing_follows_it(
     accept(journal, dry, of_host("shadow", status="resolved"))
     finish(journal, dry, run, end)
     clock.move(minutes=1)
-    assert outcomes.verify_due(journal, dry) == []
+    assert outcomes.verify_due(journal, LOADED, dry) == []
     assert [one["kind"] for one in reading.list_runs(journal)] == ["fired"]
     accept(journal, by, of_host("real"))
     (real,) = claim(journal, by)
@@ -846,6 +968,22 @@ def test_resume_of_what_is_not_paused_is_refused(journal: Journal, action: str |
     assert [one["operation"] for one in reading.audit_of(journal)] == ["pause"]
 
 
+def test_pause_of_no_time_is_refused_and_takes_none_away(journal: Journal) -> None:
+    requests.pause(journal, ANN, None, "incident")
+    for lasting in (timedelta(0), timedelta(milliseconds=400)):
+        with pytest.raises(OperationError, match="a second at least"):
+            requests.pause(journal, ANN, None, lasting=lasting)
+    accept(journal, rules(), alert())
+    assert claim(journal, rules()) == []
+
+
+def test_resume_of_one_says_that_all_are_still_paused(journal: Journal) -> None:
+    requests.pause(journal, ANN, "a")
+    requests.pause(journal, ANN, None)
+    assert requests.resume(journal, ANN, "a") == "a resumed; all actions are still paused"
+    assert requests.resume(journal, ANN, None) == "all actions resumed"
+
+
 def test_refused_resume_says_what_is_paused(journal: Journal, clock: Clock) -> None:
     with pytest.raises(OperationError, match=r"^not all actions are paused; nothing is$"):
         requests.resume(journal, ANN, None)
@@ -876,7 +1014,7 @@ def test_run_waits_for_a_person_and_runs_once_approved(journal: Journal, clock: 
     (run,) = claim(journal, APPROVED)
     assert finish(journal, APPROVED, run).outcome == "succeeded"
     clock.move(minutes=20)
-    assert outcomes.expire_approvals(journal, APPROVED) == []
+    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
 
 
 def test_rejected_run_is_cancelled_for_good(journal: Journal) -> None:
@@ -896,9 +1034,9 @@ def test_what_nobody_approved_in_time_is_skipped_and_escalated(
     accept(journal, APPROVED, alert("f1"))
     clock.move(minutes=10)
     accept(journal, APPROVED, alert("f2"))
-    assert outcomes.expire_approvals(journal, APPROVED) == []
+    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
     clock.move(minutes=10)
-    assert outcomes.expire_approvals(journal, APPROVED) == [1]
+    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == [1]
     assert shown(journal) == [
         ("a", "fired", "skipped"),
         ("a", "fired", "awaiting_approval"),
@@ -936,7 +1074,7 @@ def test_false_resolved_puts_an_unapproved_run_back_to_waiting_for_approval(
     accept(journal, APPROVED, alert())
     assert row(journal)["state"] == "awaiting_approval"
     assert row(journal)["expires_at"] == clock.now + 20 * MINUTE
-    assert outcomes.expire_approvals(journal, APPROVED) == []
+    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
     assert claim(journal, APPROVED) == []
     requests.approve(journal, ANN, 1)
     assert len(claim(journal, APPROVED)) == 1
@@ -965,6 +1103,23 @@ def test_repeats_and_what_undoes_need_no_second_approval(journal: Journal, clock
     accept(journal, by, alert(status="resolved"))
     clock.move(minutes=5)
     assert [run.kind for run in claim(journal, by)] == ["resolved"]
+
+
+def test_repeat_of_what_nobody_approved_waits_once_that_is_required(
+    journal: Journal, clock: Clock
+) -> None:
+    run_one(journal, rules(repeat_after=10 * MINUTE))
+    clock.move(minutes=10)
+    assert claim(journal, rules(repeat_after=10 * MINUTE, approval="required")) == []
+    assert (row(journal, 2)["kind"], row(journal, 2)["state"]) == ("repeat", "awaiting_approval")
+
+
+def test_approval_after_its_time_is_refused(journal: Journal, clock: Clock) -> None:
+    accept(journal, APPROVED, alert())
+    clock.move(minutes=20)
+    with pytest.raises(OperationError, match="time to approve run 1 was over at 2026-01-02 03:25"):
+        requests.approve(journal, ANN, 1)
+    assert claim(journal, APPROVED) == []
 
 
 def test_new_episode_needs_an_approval_of_its_own(journal: Journal) -> None:
@@ -1038,6 +1193,20 @@ def test_retry_is_a_start_that_limits_hold_back_and_count(journal: Journal, cloc
     assert row(journal, 2)["due_at"] == clock.now + 30 * MINUTE
 
 
+def test_retry_after_the_alert_resolved_has_all_its_attempts(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(max_attempts=2)
+    run_one(journal, by, BROKEN)
+    accept(journal, by, alert(status="resolved"))
+    requests.retry(journal, ANN, 1)
+    for _ in range(2):
+        clock.move(minutes=10)
+        (run,) = claim(journal, by)
+        finish(journal, by, run, FAILED)
+    assert (row(journal)["outcome"], row(journal)["attempts"]) == ("failed", 3)
+
+
 def test_retry_adds_a_start_and_takes_none_away(journal: Journal, clock: Clock) -> None:
     by = rules(overall_rate_limit=(Window(2, HOUR),))
     run_one(journal, by, BROKEN)
@@ -1055,7 +1224,7 @@ def test_retry_of_a_run_that_nobody_approved_is_its_approval(
 ) -> None:
     accept(journal, APPROVED, alert())
     clock.move(minutes=20)
-    outcomes.expire_approvals(journal, APPROVED)
+    outcomes.expire_approvals(journal, LOADED, APPROVED)
     requests.retry(journal, ANN, 1)
     assert row(journal)["approval"] == "approved"
     assert [run.action for run in claim(journal, APPROVED)] == ["a", "page"]
@@ -1127,6 +1296,54 @@ def test_retry_of_a_cancelled_run_forgets_the_cancel(journal: Journal, clock: Cl
     assert finish(journal, by, again, FAILED).outcome is None
 
 
+@pytest.mark.parametrize("end", ["failed", "killed", "permanent"])
+def test_run_asked_to_stop_is_cancelled_however_its_attempt_fails(
+    journal: Journal, end: str
+) -> None:
+    by = rules(escalate_to="page", on_interrupt="hold", max_attempts=1)
+    accept(journal, by, alert())
+    (run,) = claim(journal, by)
+    requests.cancel(journal, ANN, run.id)
+    how = BROKEN if end == "permanent" else AttemptEnd(end, error="no")
+    finish(journal, by, run, how)
+    assert shown(journal) == [("a", "fired", "cancelled")]
+
+
+def test_worker_ends_nothing_of_actions_that_it_has_not_loaded(
+    journal: Journal, clock: Clock
+) -> None:
+    by = rules(on_interrupt="hold", escalate_to="page", verify_after=MINUTE)
+    accept(journal, by, alert("f1"), alert("f2"))
+    accept(journal, replace(by, policies={"a": Policy(approval="required")}), alert("f3"))
+    (first, second) = claim(journal, by)
+    finish(journal, by, first)
+    clock.move(hours=2)
+    others = (["b", "page"], Rules())
+    assert outcomes.recover_from(journal, "w1", *others, lambda: 0.5) == []
+    assert outcomes.verify_due(journal, *others) == []
+    assert outcomes.expire_approvals(journal, *others) == []
+    (ended,) = outcomes.recover_from(journal, "w1", LOADED, by, lambda: 0.5)
+    assert (ended.ended.run_id, row(journal, second.id)["outcome"]) == (second.id, "unknown")
+    assert outcomes.expire_approvals(journal, LOADED, by) == [3]
+
+
+@pytest.mark.parametrize("number", [-1, 0, -(10**20), 10**20])
+def test_number_of_no_run_is_refused_in_words(journal: Journal, number: int) -> None:
+    with pytest.raises(OperationError, match=f"there is no run {number}"):
+        requests.cancel(journal, ANN, number)
+    with pytest.raises(OperationError, match=f"there is no run {number}"):
+        reading.find_run(journal, number)
+
+
+def test_text_that_no_database_stores_stops_nobody_from_stopping(journal: Journal) -> None:
+    requests.pause(journal, Person("\udcff", "cli\x00"), None, "caf\udce9\x00")
+    (held,) = reading.list_holds(journal)
+    assert held["reason"] == "by \ufffd: caf\ufffd\ufffd"
+    (kept,) = reading.audit_of(journal)
+    assert (kept["who"], kept["origin"]) == ("\ufffd", "cli\ufffd")
+    assert reading.list_runs(journal, alert_name="\udcff") == []
+
+
 def test_cancelled_run_does_not_escalate(journal: Journal) -> None:
     accept(journal, APPROVED, alert("f1"), alert("f2"))
     requests.cancel(journal, ANN, 1)
@@ -1147,7 +1364,7 @@ def _ended(end: AttemptEnd) -> Make:
 def _skipped(journal: Journal, clock: Clock) -> None:
     accept(journal, APPROVED, alert())
     clock.move(hours=1)
-    outcomes.expire_approvals(journal, APPROVED)
+    outcomes.expire_approvals(journal, LOADED, APPROVED)
 
 
 def _unknown(journal: Journal, clock: Clock) -> None:

@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import intake_of
-from receiver.journal import claims, outcomes, reading, requests
+from receiver.journal import claims, due, outcomes, reading, requests
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -81,6 +81,28 @@ def test_worker_that_waits_for_the_claim_lock_holds_no_run_in_its_hands(journal:
     assert reading.find_run(journal, run.id)["outcome"] == "succeeded"
 
 
+def test_pause_is_not_overtaken_by_a_claim_under_way(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    with journal.writing() as connection:
+        found = claims.claim_in(journal, connection, "w1", ["a"], 1, by)
+        waiting = meanwhile(journal, lambda: requests.pause(journal, ANN, None))
+    assert waiting.result(timeout=30) == "all actions paused"
+    assert [run.id for run in found.claimed] == [1]
+
+
+def test_judging_anew_leaves_what_somebody_else_has_in_hand(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).values(held_since=T0, due_at=T0 + timedelta(hours=1)))
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).values(error="in hand"))
+        with journal.writing() as other:
+            due.judge_anew(journal, other, ["a"])
+    assert reading.find_run(journal, 1)["due_at"] == T0 + timedelta(hours=1)
+
+
 def test_approval_that_comes_as_the_time_runs_out_is_not_overwritten(
     journal: Journal, now: list[datetime]
 ) -> None:
@@ -92,8 +114,8 @@ def test_approval_that_comes_as_the_time_runs_out_is_not_overwritten(
             sa.update(runs).values(state="queued", approval="approved", reason="approved by ann")
         )
         # What an approval under way has locked is left for the next look.
-        assert outcomes.expire_approvals(journal, by) == []
-    assert outcomes.expire_approvals(journal, by) == []
+        assert outcomes.expire_approvals(journal, ["a"], by) == []
+    assert outcomes.expire_approvals(journal, ["a"], by) == []
     assert reading.find_run(journal, 1)["state"] == "queued"
 
 

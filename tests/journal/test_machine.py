@@ -304,14 +304,14 @@ class Story(RuleBasedStateMachine):
         self._end(self._running(worker)[: len(how)], how)
         if slots:
             self._claim(worker, slots)
-        effects = dict(outcomes.verify_due(self.journal, self.rules))
+        effects = dict(outcomes.verify_due(self.journal, ACTIONS, self.rules))
         assert effects == {self.ids[one]: effect for one, effect in self.model.verify().items()}
-        expired = set(outcomes.expire_approvals(self.journal, self.rules))
+        expired = set(outcomes.expire_approvals(self.journal, ACTIONS, self.rules))
         assert expired == {self.ids[one] for one in self.model.expire()}
 
     def _claim(self, worker: int, slots: int) -> list[Run]:
         due = [one for one in self.model.runs.values() if not self.model.why_not_now(one)]
-        first = min((one.due_at for one in due), default=None)
+        first = min((max(one.due_at, one.created_at) for one in due), default=None)
         owner, begun = self.workers[worker], []
         found = claims.claim_due_runs(self.journal, owner, ACTIONS, slots, self.rules)
         for one in found.claimed:
@@ -322,7 +322,9 @@ class Story(RuleBasedStateMachine):
             begun.append(run)
         assert len(begun) <= slots
         assert bool(begun) == bool(due), "what is due is claimed"
-        assert not begun or begun[0].due_at == first, "the longest due first"
+        order = [max(one.due_at, one.created_at) for one in begun]
+        assert order == sorted(order), "what waits longest comes first"
+        assert not begun or order[0] == first
         return begun
 
     def _end(self, runs: list[Run], how: list[str]) -> None:
@@ -352,7 +354,7 @@ class Story(RuleBasedStateMachine):
         """A worker dies, another proves it, and a new one takes its place."""
         dead, lost = self.workers[worker], self._running(worker)
         self.reported += [(dead, self._ended(one, "succeeded")) for one in lost]
-        recovered = outcomes.recover_from(self.journal, dead, self.rules, lambda: JITTER)
+        recovered = outcomes.recover_from(self.journal, dead, ACTIONS, self.rules, lambda: JITTER)
         assert len(recovered) == len(lost)
         for run in sorted(lost, key=lambda one: one.row_key):
             self.model.end(run, "interrupted")
@@ -378,12 +380,14 @@ class Story(RuleBasedStateMachine):
         of_state = {"approve": ("awaiting_approval",), "reject": ("awaiting_approval",)}
         of_state |= {"cancel": ("running", *WAITING), "retry": ("finished",)}
         runs = [*self.model.runs.values()][::-1]
-        fitting = [run for run in runs if run.state in of_state[asks]] or runs
+        late = [run for run in runs if asks == "approve" and self._is_late(run)]
+        fitting = [run for run in runs if run.state in of_state[asks] and run not in late] or runs
         if not fitting:
             return
         run = fitting[which % len(fitting)]
         run_id = self.ids[run.identity]
         may = run.state in of_state[asks] and (asks, run.outcome) != ("retry", "succeeded")
+        may = may and run not in late
         request = getattr(requests, asks)
         try:
             request(self.journal, Person("anna", "test"), run_id)
@@ -463,7 +467,10 @@ class Story(RuleBasedStateMachine):
             ]
             self._record(again, "r1")
             self.check()
-            while any(run.state == "awaiting_approval" for run in self.model.runs.values()):
+            while any(
+                run.state == "awaiting_approval" and not self._is_late(run)
+                for run in self.model.runs.values()
+            ):
                 self.ask("approve", 0)
             while runs := self._claim(0, 9):
                 self._end(runs, ["succeeded"])
@@ -473,6 +480,9 @@ class Story(RuleBasedStateMachine):
             self.turn(0, [], 0, HOUR)
             self.check()
         raise AssertionError("what waits is done in the end")
+
+    def _is_late(self, run: Run) -> bool:
+        return run.expires_at is not None and run.expires_at <= self.model.now
 
     def _is_left(self, run: Run) -> bool:
         row = self.model.rows[run.row_key]

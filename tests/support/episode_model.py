@@ -45,6 +45,7 @@ class Run:
     ordinal: int
     episode_action: str
     due_at: datetime
+    created_at: datetime
     state: str = "queued"
     outcome: str | None = None
     cancelled_by: str | None = None
@@ -152,7 +153,9 @@ class Model:
         due_at = self.now + self.rules.policy(action).resolved_after
         there = self.runs.get((fingerprint, action, row.starts_at, "resolved", row.round))
         if there is None:
-            self._add(fingerprint, action, row.starts_at, "resolved", row.round, action, due_at)
+            fired = self.runs[fingerprint, action, row.starts_at, "fired", row.round]
+            self._add(fingerprint, action, row.starts_at, "resolved", row.round, action, due_at,
+                      fired.approval)  # fmt: skip
         elif there.cancelled_by == "fired again":
             self._wait_again(there)
             there.due_at = due_at
@@ -191,7 +194,7 @@ class Model:
         run.owner = None
         if how == "succeeded":
             self._finish(run, "succeeded")
-        elif how == "cancelled":
+        elif how == "cancelled" or run.must_stop:
             self._finish(run, "cancelled", by="person")
         elif how == "interrupted" and policy.on_interrupt == "hold":
             self._finish(run, "unknown")
@@ -207,15 +210,13 @@ class Model:
     def _drop_unless_wanted(self, run: Run) -> None:
         """Cancel a run that waits for a retry when that is not wanted any more."""
         row = self._row_of(run)
-        if run.must_stop:
-            self._cancel(run, "person")
-        elif row is None:
+        if row is None:
             if run.kind in ("resolved", "repeat"):
                 self._cancel(run, "new episode")
         elif row.closed_at is None:
             if run.kind == "resolved":
                 self._cancel(run, "fired again")
-        elif run.kind != "resolved":
+        elif run.kind != "resolved" and not (run.retried_at and run.retried_at >= row.closed_at):
             self._cancel(run, "resolved")
 
     def _finish(self, run: Run, outcome: str, by: str | None = None) -> None:
@@ -245,7 +246,8 @@ class Model:
         ordinal = max((one.ordinal for one in repeats), default=0) + 1
         if not waiting and ordinal <= policy.max_repeats:
             to = run.action
-            self._add(run.fingerprint, to, run.starts_at, "repeat", ordinal, to, due_at)
+            self._add(run.fingerprint, to, run.starts_at, "repeat", ordinal, to, due_at,
+                      run.approval)  # fmt: skip
             if row.closed_at is not None:
                 # Put back, should the same episode fire again.
                 new = self.runs[run.fingerprint, to, run.starts_at, "repeat", ordinal]
@@ -332,8 +334,10 @@ class Model:
                     yield run
 
     def _add(self, fingerprint: str, action: str, starts_at: datetime, kind: str, ordinal: int,
-             episode_action: str, due_at: datetime) -> None:  # fmt: skip
-        run = Run(fingerprint, action, starts_at, kind, ordinal, episode_action, due_at)
+             episode_action: str, due_at: datetime,
+             approval: str | None = None) -> None:  # fmt: skip
+        run = Run(fingerprint, action, starts_at, kind, ordinal, episode_action, due_at, self.now)
+        run.approval = approval
         # Who approved an action has approved its repeats, and what undoes it.
         if self.rules.policy(action).approval == "required" and kind in ("fired", "escalation"):
             run.approval = "required"

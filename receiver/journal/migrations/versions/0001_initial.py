@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("run_id", _KEY, autoincrement=False, nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("action", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
         sa.Column("target", sa.String(), nullable=False),
         sa.Column("dry_run", sa.Boolean(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
@@ -225,20 +226,20 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'finished'"),
     )
     op.create_index(
-        "ix_runs_held",
-        "runs",
-        ["due_at", "action"],
-        unique=False,
-        sqlite_where=sa.text("state = 'queued' AND held_since IS NOT NULL"),
-        postgresql_where=sa.text("state = 'queued' AND held_since IS NOT NULL"),
-    )
-    op.create_index(
         "ix_runs_running",
         "runs",
         ["action", "target"],
         unique=False,
         sqlite_where=sa.text("state = 'running'"),
         postgresql_where=sa.text("state = 'running'"),
+    )
+    op.create_index(
+        "ix_runs_timed",
+        "runs",
+        ["due_at", "action"],
+        unique=False,
+        sqlite_where=sa.text("state = 'queued' AND due_at > 0"),
+        postgresql_where=sa.text("state = 'queued' AND due_at > 0"),
     )
     op.create_index(
         "ix_runs_verify",

@@ -1,0 +1,212 @@
+"""Which queued runs are due, in whose turn; read under the claim lock by those who claim."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from receiver.alertmanager import Alert
+from receiver.journal.journal import Journal
+from receiver.journal.past import ALL_ACTIONS
+from receiver.journal.tables import AT_ONCE, Instant, holds, runs
+from receiver.journal.tables import episodes as episode_rows
+from receiver.policies import Rules, idempotency_key
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that this process must now attempt; `attempt` counts from 1.
+
+    `attempts_before` were made before a person asked for more. `was_counted`: this is another
+    attempt of what limits have counted already.
+    """
+
+    id: int
+    source: str
+    fingerprint: str
+    action: str
+    starts_at: datetime
+    kind: str
+    ordinal: int
+    target: str
+    alert_name: str
+    alert: str
+    receiver: str
+    external_url: str
+    traceparent: str | None
+    received_at: datetime
+    created_at: datetime
+    due_at: datetime
+    held_since: datetime | None
+    call: str
+    attempt: int
+    attempts_before: int
+    approval: str | None
+    is_dry_run: bool
+    was_counted: bool
+
+    @property
+    def waits_since(self) -> datetime:
+        """Since when it could have started, but for guardrails and slots: whose turn is first."""
+        return self.held_since or max(self.due_at, self.created_at)
+
+    @property
+    def is_start(self) -> bool:
+        """Whether limits count this attempt as the start of its run."""
+        return not (self.is_dry_run or self.was_counted)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key of the run's identity, the same at every attempt."""
+        return idempotency_key(
+            self.source, self.fingerprint, self.action, self.starts_at, self.kind, self.ordinal
+        )
+
+
+_CLAIMED = [
+    runs.c[name]
+    for name in (
+        "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
+        "alert_name", "alert", "receiver", "external_url", "traceparent", "received_at",
+        "created_at", "due_at", "held_since", "call", "attempts", "attempts_before", "approval",
+        "counted",
+    )
+]  # fmt: skip
+
+
+class Due:
+    """The due runs of one look.
+
+    Runs that are due at once and those that waited for a time are asked for apart, for the first
+    of the one are not to hide the first of the other; in turn they stand together.
+    """
+
+    def __init__(self, journal: Journal, connection: Connection, rules: Rules, most: int) -> None:
+        """Look for runs; of each action at most so many at once, and so many that waited."""
+        self._journal = journal
+        self._connection = connection
+        self._rules = rules
+        self._most = most
+        self._now = journal.now(connection)
+        self._timed = set(connection.execute(_ACTIONS_TIMED, {"now": self._now}).scalars())
+        self.is_cut = False
+
+    def runs(self, actions: Iterable[str]) -> list[ClaimedRun]:
+        """Return the due runs of these actions, in turn; `is_cut` says if there may be more."""
+        found: list[ClaimedRun] = []
+        for action in actions:
+            for query in (_TIMED, _UNTIMED) if action in self._timed else (_UNTIMED,):
+                some = self._find(query, action)
+                self.is_cut = self.is_cut or len(some) == self._most
+                found += some
+        return sorted(found, key=lambda run: (run.waits_since, run.id))
+
+    def _find(self, query: sa.Select[Any], action: str) -> list[ClaimedRun]:
+        rules = self._rules
+        query = self._journal.dialect.for_update(query, skip_locked=True)
+        bound = {
+            "of_action": action,
+            "now": self._now,
+            "fresh_since": self._now - rules.policy(action).max_staleness,
+            "most": self._most,
+        }
+        found: list[ClaimedRun] = []
+        for one in self._connection.execute(query, bound):
+            values = {**one._mapping, "call": one.call or ""}
+            dry = rules.policy(action).dry_run or rules.dry_run
+            if not dry and "action_dry_run" in one.alert:
+                dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
+            made, counted = values.pop("attempts"), values.pop("counted")
+            found.append(
+                ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
+            )
+        return found
+
+
+def judge_anew(
+    journal: Journal, connection: Connection, actions: Iterable[str], held_by: str | None = None
+) -> None:
+    """Let guardrails look at once at runs that they have delayed: what held them has changed."""
+    query = (
+        sa.select(runs.c.id)
+        .where(
+            runs.c.state == sa.literal_column("'queued'"),
+            runs.c.held_since.is_not(None),
+            runs.c.action.in_(sorted(actions)),
+            *([runs.c.held_by == held_by] if held_by else []),
+        )
+        .order_by(runs.c.id)
+    )
+    # What somebody else has in hand is being decided anew already.
+    free = journal.dialect.for_update(query, skip_locked=True)
+    for run_id in connection.execute(free).scalars().all():
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(due_at=AT_ONCE))
+
+
+def _due_query() -> sa.Select[Any]:
+    busy, row = runs.alias("busy"), episode_rows
+    same_row = (
+        (row.c.source == runs.c.source)
+        & (row.c.fingerprint == runs.c.fingerprint)
+        & (row.c.action == runs.c.episode_action)
+    )
+    # What a person asks for is as good as a report.
+    fresh_since: sa.BindParameter[Any] = sa.bindparam("fresh_since", type_=Instant())
+    fresh = (row.c.seen_at >= fresh_since) | (runs.c.retried_at >= fresh_since)
+    return (
+        sa.select(*_CLAIMED)
+        .select_from(runs.outerjoin(row, same_row))
+        # Written out, not bound: only so is a partial index used.
+        .where(
+            runs.c.state == sa.literal_column("'queued'"),
+            runs.c.action == sa.bindparam("of_action"),
+            runs.c.due_at <= sa.bindparam("now"),
+            (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
+            ~sa.exists().where(
+                busy.c.state == sa.literal_column("'running'"),
+                busy.c.action == runs.c.action,
+                busy.c.target == runs.c.target,
+            ),
+            ~sa.exists().where(
+                holds.c.kind == "pause",
+                holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
+                holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")),
+            ),
+        )
+        .order_by(runs.c.due_at, runs.c.id)
+        .limit(sa.bindparam("most"))
+    )
+
+
+# Built once: for short runs, putting them together would cost more than all else. Written out, not
+# bound: only so is a partial index used.
+_IS_TIMED = runs.c.due_at > sa.literal_column("0")
+_UNTIMED = _due_query().where(runs.c.due_at == sa.literal_column("0"))
+_TIMED = _due_query().where(_IS_TIMED)
+_ACTIONS_TIMED = (
+    sa.select(runs.c.action)
+    .distinct()
+    .where(
+        runs.c.state == sa.literal_column("'queued'"),
+        _IS_TIMED,
+        runs.c.due_at <= sa.bindparam("now"),
+    )
+)
+
+
+def next_due_at(journal: Journal, loaded: Iterable[str]) -> datetime | None:
+    """Return when the next run of these actions, or look at an effect, is due."""
+    with journal.reading() as connection:
+        first = connection.execute(_NEXT_DUE, {"actions": sorted(loaded)}).scalar()
+        look = connection.execute(_NEXT_LOOK).scalar()
+    return min((one for one in (first, look) if one is not None), default=None)
+
+
+_NEXT_DUE = sa.select(sa.func.min(runs.c.due_at)).where(
+    runs.c.state == sa.literal_column("'queued'"),
+    runs.c.action.in_(sa.bindparam("actions", expanding=True)),
+)
+_NEXT_LOOK = sa.select(sa.func.min(runs.c.verify_at)).where(runs.c.verify_at.is_not(None))

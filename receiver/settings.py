@@ -143,6 +143,12 @@ class Settings:
     max_body: int = setting(
         "RECEIVER_MAX_BODY", "size", "32MiB", "the largest request body that is accepted"
     )
+    request_timeout: timedelta = setting(
+        "RECEIVER_REQUEST_TIMEOUT",
+        "duration",
+        "30s",
+        "how long a request may take, from its first byte to the end of the answer",
+    )
     episode_tolerance: timedelta = setting(
         "RECEIVER_EPISODE_TOLERANCE",
         "duration",

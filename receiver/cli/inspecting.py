@@ -13,7 +13,7 @@ from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Plugin, rules_of, try_to_load
 from receiver.settings import Settings
-from receiver.web.binding import check_bind
+from receiver.web.binding import check_bind, who_may
 from receiver.web.workerside import check_metrics_bind
 
 _WIDTH = 160  # Where nobody looks at a terminal.
@@ -41,15 +41,14 @@ def check(settings: Settings) -> None:
             problems.append(str(error))
     if problems:
         raise SettingsError(problems)
-    if settings.auth == "none":
-        access = "anyone who can connect (RECEIVER_AUTH=none)"
-    elif settings.submit_token:
-        access = "whoever has RECEIVER_SUBMIT_TOKEN"
-    else:
-        access = "anyone on this machine"
+    metrics = "anyone who can connect" if settings.metrics_open else who_may(settings, "read")
     for line in (
-        f"listens on     {settings.bind}",
-        f"webhook        open to {access}",
+        f"listens on     {settings.bind}{' with TLS' * bool(settings.tls_cert)}",
+        f"webhook        open to {who_may(settings, 'submit')}",
+        f"read           open to {who_may(settings, 'read')}",
+        f"operate        open to {who_may(settings, 'operate')}",
+        f"/metrics       open to {metrics}",
+        "probes         open to anyone who can connect",
         f"journal        {shown_url(settings.journal_url)}",
         f"actions        {', '.join(sorted(actions.loaded)) or 'none'}",
         f"ACTION_PLUGIN  {', '.join(settings.action_plugin) or 'not set: an alert names its own'}",

@@ -3,7 +3,7 @@
 import ssl
 
 from receiver.errors import SettingsError
-from receiver.settings import Settings
+from receiver.settings import Settings, table
 
 
 def check_bind(settings: Settings) -> None:
@@ -15,7 +15,11 @@ def check_bind(settings: Settings) -> None:
             "credentials; set RECEIVER_SUBMIT_TOKEN or RECEIVER_SUBMIT_TOKEN_FILE, or "
             "RECEIVER_AUTH=none if something else protects it"
         )
-    if _has_credentials(settings) and not has_credentials_for(settings, "submit"):
+    if (
+        _has_credentials(settings)
+        and not _credentials_for(settings, "submit")
+        and settings.tls_client_ca is None
+    ):
         problems.append(
             "RECEIVER_SUBMIT_TOKEN: is not set while other credentials are, which closes the "
             "webhook; set it, or RECEIVER_SUBMIT_BASIC_AUTH, or RECEIVER_TLS_CLIENT_CA"
@@ -24,17 +28,35 @@ def check_bind(settings: Settings) -> None:
         raise SettingsError(problems)
 
 
-def has_credentials_for(settings: Settings, scope: str) -> bool:
-    """Whether anybody outside can have this scope, by a credential that is set for it."""
+def who_may(settings: Settings, scope: str) -> str:
+    """Return in words who has a scope, as `check_bind` and `Access` see it."""
+    if not _has_credentials(settings):
+        if settings.auth == "none":
+            return "anyone who can connect (RECEIVER_AUTH=none)"
+        return "anyone on this machine"
+    names = _credentials_for(settings, scope)
+    who = f"whoever has {' or '.join(names)}" if names else ""
     if scope == "submit" and settings.tls_client_ca:
-        return True
-    if scope == "read" and has_credentials_for(settings, "operate"):
-        return True
-    return bool(getattr(settings, f"{scope}_token") or getattr(settings, f"{scope}_basic_auth"))
+        who = "whoever has a certificate of RECEIVER_TLS_CLIENT_CA" + (
+            f", and {' or '.join(names)}" if names else ""
+        )
+    return who or f"nobody, for want of RECEIVER_{scope.upper()}_TOKEN"
 
 
 def _has_credentials(settings: Settings) -> bool:
-    return any(has_credentials_for(settings, scope) for scope in ("submit", "read", "operate"))
+    return settings.tls_client_ca is not None or any(
+        _credentials_for(settings, scope) for scope in ("submit", "operate", "read")
+    )
+
+
+def _credentials_for(settings: Settings, scope: str) -> list[str]:
+    """Return the names of the settings that give a scope."""
+    return [
+        setting.name
+        for field, setting in table().items()
+        for one in ([scope, "operate"] if scope == "read" else [scope])
+        if field in (f"{one}_token", f"{one}_basic_auth") and getattr(settings, field)
+    ]
 
 
 def _tls_problems(settings: Settings) -> list[str]:

@@ -2,15 +2,14 @@
 
 import logging
 import os
+import ssl
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from gunicorn.workers.gthread import ThreadWorker
 
 from receiver.errors import JournalUnavailableError, ReceiverError
 from receiver.journal.journal import Journal
@@ -21,21 +20,13 @@ from receiver.settings import Settings
 from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
+from receiver.web.connections import REQUEST_THREADS, Slots, Worker
 
 _log = logging.getLogger(__name__)
 
 # Alertmanager keeps a connection for 5 minutes: closing it earlier makes POSTs fail.
 _KEEP_ALIVE_SECONDS = 330
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where gunicorn's heartbeat file never blocks
-
-
-class DrainingWorker(ThreadWorker):  # type: ignore[misc]
-    """A worker that answers 503 from the moment it is told to stop."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain, then let gunicorn finish what is under way."""
-        self.app.drain.begin()
-        super().handle_exit(sig, frame)
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -56,6 +47,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Read nothing from gunicorn's own files or flags."""
         self._settings = settings
         self.drain = Drain()
+        self.request_seconds = settings.request_timeout.total_seconds()
         self._journal: Journal | None = None
         self._tracing: Tracing | None = None
         super().__init__()
@@ -65,9 +57,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         settings = self._settings
         options: dict[str, Any] = {
             "bind": str(settings.bind),
-            "worker_class": DrainingWorker,
+            "worker_class": Worker,
             "workers": 1,
-            "threads": settings.web_threads,
+            "threads": REQUEST_THREADS,
             "keepalive": _KEEP_ALIVE_SECONDS,
             "graceful_timeout": max(1, int(settings.grace_period.total_seconds())),
             "timeout": 60,
@@ -76,6 +68,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "logger_class": _Logger,
             "worker_exit": self._close,
         }
+        if settings.tls_cert:
+            options |= {"certfile": str(settings.tls_cert), "keyfile": str(settings.tls_key)}
+        if settings.tls_client_ca:
+            # Probes have none; the webhook asks for it.
+            options |= {"ca_certs": str(settings.tls_client_ca), "cert_reqs": ssl.CERT_OPTIONAL}
         for name, value in options.items():
             # Older versions have no control socket to disable.
             if name in self.cfg.settings:
@@ -98,6 +95,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._journal = Journal(self._settings.journal_url)
             self._tracing = start_tracing(self._settings, "web")
             app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
+            app.wsgi_app = Slots(app.wsgi_app, self._settings.web_threads)  # type: ignore[method-assign]
         except JournalUnavailableError as error:
             _log.error("journal fails the web", extra={"error": str(error)})
             raise SystemExit(1) from error  # gunicorn tries again.

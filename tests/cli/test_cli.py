@@ -162,6 +162,10 @@ def test_check_says_what_is_open(tmp_path: Path) -> None:
     assert lines_of(done.out) == {
         "listens": "on     127.0.0.1:8080",
         "webhook": "open to anyone on this machine",
+        "read": "open to anyone on this machine",
+        "operate": "open to anyone on this machine",
+        "/metrics": "open to anyone on this machine",
+        "probes": "open to anyone who can connect",
         "journal": f"sqlite:///{tmp_path}/data/journal.db",
         "actions": "file_action, http_plugin, log_action",
         "ACTION_PLUGIN": "not set: an alert names its own",
@@ -169,24 +173,52 @@ def test_check_says_what_is_open(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+MACHINE = "anyone on this machine"
+ANYONE = "anyone who can connect (RECEIVER_AUTH=none)"
+
+
 @pytest.mark.parametrize(
-    ("environment", "access"),
+    ("environment", "webhook", "read", "operate"),
     [
-        pytest.param({}, "anyone on this machine", id="loopback"),
-        pytest.param(
-            {"RECEIVER_SUBMIT_TOKEN": TOKEN}, "whoever has RECEIVER_SUBMIT_TOKEN", id="token"
-        ),
+        pytest.param({}, MACHINE, MACHINE, MACHINE, id="loopback"),
         pytest.param(
             {"RECEIVER_AUTH": "none", "RECEIVER_BIND": "0.0.0.0:8080"},
-            "anyone who can connect (RECEIVER_AUTH=none)",
-            id="none",
+            ANYONE, ANYONE, ANYONE, id="none",
+        ),
+        pytest.param(
+            {"RECEIVER_SUBMIT_TOKEN": TOKEN},
+            "whoever has RECEIVER_SUBMIT_TOKEN",
+            "nobody, for want of RECEIVER_READ_TOKEN",
+            "nobody, for want of RECEIVER_OPERATE_TOKEN",
+            id="one token",
+        ),
+        pytest.param(
+            {
+                "RECEIVER_AUTH": "none",
+                "RECEIVER_SUBMIT_BASIC_AUTH": "a:b",
+                "RECEIVER_READ_TOKEN": TOKEN,
+                "RECEIVER_OPERATE_BASIC_AUTH": "c:d",
+            },
+            "whoever has RECEIVER_SUBMIT_BASIC_AUTH",
+            "whoever has RECEIVER_READ_TOKEN or RECEIVER_OPERATE_BASIC_AUTH",
+            "whoever has RECEIVER_OPERATE_BASIC_AUTH",
+            id="each its own",
         ),
     ],
-)
-def test_check_says_to_whom_the_webhook_is_open(environment: dict[str, str], access: str) -> None:
+)  # fmt: skip
+def test_check_says_to_whom_it_is_open(
+    environment: dict[str, str], webhook: str, read: str, operate: str
+) -> None:
     done = receiver("check", **environment)
     assert done.code == 0
-    assert lines_of(done.out)["webhook"] == f"open to {access}"
+    shown = lines_of(done.out)
+    assert shown["webhook"] == f"open to {webhook}"
+    assert shown["read"] == f"open to {read}"
+    assert shown["operate"] == f"open to {operate}"
+    assert shown["/metrics"] == f"open to {read}"
+    opened = lines_of(receiver("check", RECEIVER_METRICS_OPEN="true", **environment).out)
+    assert opened["/metrics"] == "open to anyone who can connect"
+    assert TOKEN not in done.out
 
 
 def test_check_names_every_wrong_setting_at_once(tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ class Receiver:
         self, command: str, environment: dict[str, str], log: Path, wrapper: tuple[str, ...] = ()
     ) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if "RECEIVER_TLS_CERT" in environment else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        # What requests needs to speak TLS: `verify`, and maybe `cert`.
+        self.tls: dict[str, Any] = {}
         self.log = log
         self.command = command
         self._environment = {
@@ -64,7 +67,7 @@ class Receiver:
         if self.command == "worker":
             return "worker started" in self.text()
         try:
-            ready = requests.get(f"{self.url}/-/ready", timeout=2).status_code == 200
+            ready = requests.get(f"{self.url}/-/ready", timeout=2, **self.tls).status_code == 200
         except requests.ConnectionError:
             return False
         return ready and (self.command == "web" or "worker started" in self.text())
@@ -77,6 +80,7 @@ class Receiver:
             headers={"Content-Type": "application/json", **headers},
             timeout=30,
             allow_redirects=False,
+            **self.tls,
         )
 
     def text(self) -> str:

@@ -1,0 +1,135 @@
+"""The web's connections: none that is slow, silent or broken keeps others from an answer.
+
+gunicorn gives a connection a thread from its first byte to the end of its answer. A thread that
+waits costs little, so there are many of them; how many requests are worked on at a time is bounded
+apart from that.
+"""
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from selectors import EVENT_READ
+from ssl import SSLError
+from types import FrameType
+from typing import Any
+
+from gunicorn.http import errors
+from gunicorn.workers.gthread import TConn, ThreadWorker
+from werkzeug.exceptions import ClientDisconnected
+
+_log = logging.getLogger(__name__)
+
+# Connections in the middle of a request. Those between two requests need no thread.
+REQUEST_THREADS = 256
+_TITLES = {
+    errors.LimitRequestLine: (414, "URI Too Long"),
+    errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
+    errors.ExpectationFailed: (417, "Expectation Failed"),
+}
+
+
+class Slots:
+    """A WSGI application that works on so many requests at a time, however many arrive.
+
+    While a body is awaited, its slot is another's.
+    """
+
+    def __init__(self, application: Callable[..., Iterable[bytes]], number: int) -> None:
+        self._application = application
+        self._free = threading.BoundedSemaphore(number)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer a request."""
+        environ["wsgi.input"] = _Body(environ["wsgi.input"], self._free)
+        with self._free:
+            return self._application(environ, start_response)
+
+
+class _Body:
+    """A request's body; reading it may take time, and fails as werkzeug knows it."""
+
+    def __init__(self, body: Any, slot: threading.BoundedSemaphore) -> None:
+        self._body, self._slot = body, slot
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, none at the end; raise ClientDisconnected (400) without them."""
+        self._slot.release()
+        try:
+            data: bytes = self._body.read(size)
+        except (errors.ParseException, OSError) as error:
+            raise ClientDisconnected(
+                "the body ends early, or is not framed as HTTP says"
+            ) from error
+        finally:
+            self._slot.acquire()
+        return data
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """A worker that answers 503 once told to stop, and waits for nobody too long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begun: dict[TConn, float] = {}
+
+    @property
+    def _longest_seconds(self) -> float:
+        seconds: float = self.app.request_seconds
+        return seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, then let gunicorn finish what is under way."""
+        self.app.drain.begin()
+        super().handle_exit(sig, frame)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a connection a thread, a new one as soon as its first byte is here."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + self._longest_seconds
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, EVENT_READ, readable)
+
+    def handle(self, conn: TConn) -> Any:
+        """Read and answer one request; called in a thread of its own."""
+        self._begun[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            del self._begun[conn]
+
+    def murder_pending(self) -> None:
+        """End what takes too long; called about once a second."""
+        super().murder_pending()
+        overdue = time.monotonic() - self._longest_seconds
+        for conn, begun in self._begun.copy().items():
+            if begun < overdue:
+                # Wakes the thread that waits. TLS would say goodbye first: to nobody, here.
+                with suppress(OSError):
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
+
+    def handle_error(self, req: object, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what is no HTTP; the log says nothing of its content, which may be a secret."""
+        if not isinstance(exc, errors.ParseException | SSLError):
+            super().handle_error(req, client, addr, exc)
+            return
+        reason = exc.reason if isinstance(exc, SSLError) else type(exc).__name__
+        _log.warning("request refused", extra={"client": addr[0] if addr else "", "error": reason})
+        if isinstance(exc, SSLError):
+            return
+        status, title = _TITLES.get(type(exc), (400, "Bad Request"))
+        body = json.dumps({"type": "about:blank", "title": title, "status": status}) + "\n"
+        head = (
+            f"HTTP/1.1 {status} {title}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with suppress(OSError):
+            client.sendall((head + body).encode())

@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             rules=shortened_rules(rules),
             alertmanager=shortened_alertmanager(alertmanager),
             webhook_url=receiver.url,
-            credentials=TOKEN,
+            credentials_file=directory / "token",
         ) as stack:
             receiver.wait_ready()
             yield Whole(stack, receiver, directory)

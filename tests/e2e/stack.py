@@ -133,11 +133,11 @@ def shortened_alertmanager(
     return _serialized(root)
 
 
-def pointed_at(config: str, webhook_url: str, *, credentials: str = "") -> str:
+def pointed_at(config: str, webhook_url: str, *, credentials_file: Path | None = None) -> str:
     """Return the Alertmanager configuration with its webhooks sent to `webhook_url`.
 
     Each keeps the path and the query of its own URL, which can name the action and the source.
-    `credentials`, when given, stand in for those that an `authorization` reads from a file.
+    `credentials_file`, when given, stands in for the one that an `authorization` names.
     """
     root = _composed(config)
     for receiver in _items(root, "receivers"):
@@ -148,9 +148,8 @@ def pointed_at(config: str, webhook_url: str, *, credentials: str = "") -> str:
                 query = f"?{parts.query}" if parts.query else ""
                 _put(webhook, "url", webhook_url.rstrip("/") + parts.path + query)
             authorization = _entry(_entry(webhook, "http_config"), "authorization")
-            if credentials and isinstance(authorization, yaml.MappingNode):
-                _drop(authorization, "credentials_file")
-                _put(authorization, "credentials", credentials)
+            if credentials_file and _entry(authorization, "credentials_file"):
+                _put(authorization, "credentials_file", str(credentials_file))
     return _serialized(root)
 
 
@@ -345,7 +344,7 @@ class Stack:
         rules: str,
         alertmanager: str,
         webhook_url: str,
-        credentials: str = "",
+        credentials_file: Path | None = None,
         interval: str = "200ms",
         prometheus_flags: Sequence[str] = (),
         alertmanager_flags: Sequence[str] = (),
@@ -353,7 +352,8 @@ class Stack:
     ) -> None:
         prometheus_binary, alertmanager_binary = requires("prometheus", "prometheus-alertmanager")
         self.directory = directory
-        self._webhook_url, self._credentials, self._deadline = webhook_url, credentials, deadline
+        self._webhook_url, self._deadline = webhook_url, deadline
+        self._credentials_file = credentials_file
         self._timer: threading.Timer | None = None
         prometheus_port, alertmanager_port = _free_ports(2)
         self.prometheus_url = f"http://127.0.0.1:{prometheus_port}"
@@ -440,9 +440,11 @@ class Stack:
         rules: str | None = None,
         alertmanager: str | None = None,
         webhook_url: str | None = None,
+        credentials_file: Path | None = None,
     ) -> None:
         """Replace rules, configuration or both while running; much faster than another boot."""
         self._webhook_url = webhook_url or self._webhook_url
+        self._credentials_file = credentials_file or self._credentials_file
         self._write(rules, alertmanager)
         for given, url in [
             (rules, self.prometheus_url),
@@ -481,7 +483,9 @@ class Stack:
         if rules is not None:
             (self.directory / "rules.yml").write_text(rules)
         if alertmanager is not None:
-            config = pointed_at(alertmanager, self._webhook_url, credentials=self._credentials)
+            config = pointed_at(
+                alertmanager, self._webhook_url, credentials_file=self._credentials_file
+            )
             (self.directory / "alertmanager.yml").write_text(config)
 
     def _write_prometheus(self, interval: str) -> None:

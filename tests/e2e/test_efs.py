@@ -54,6 +54,7 @@ def test_low_burst_credits_switch_the_file_system_of_the_alert_to_elastic(
     }
     receiver = Receiver("serve", environment, tmp_path / "receiver.log")
     (tmp_path / "stack").mkdir()
+    (tmp_path / "token").write_text(TOKEN)
     _, alertmanager = blocks("README.md", "yaml")
     try:
         with Stack(
@@ -61,7 +62,7 @@ def test_low_burst_credits_switch_the_file_system_of_the_alert_to_elastic(
             rules=shortened_rules(rule_named("efs-burst-credits-yace")),
             alertmanager=shortened_alertmanager(alertmanager),
             webhook_url=receiver.url,
-            credentials=TOKEN,
+            credentials_file=tmp_path / "token",
         ) as stack:
             receiver.wait_ready()
             metric = "aws_efs_burst_credit_balance_average"

@@ -218,13 +218,15 @@ def test_pointed_at_keeps_path_and_query_and_replaces_the_credentials() -> None:
         "authorization": {"credentials_file": "/etc/token"}
     }
 
-    config = pointed_at(yaml.safe_dump(webhook), "http://127.0.0.1:5/", credentials="secret")
+    config = pointed_at(
+        yaml.safe_dump(webhook), "http://127.0.0.1:5/", credentials_file=Path("/other")
+    )
 
     (changed,) = yaml.safe_load(config)["receivers"][0]["webhook_configs"]
     assert changed == {
         "url": "http://127.0.0.1:5/webhook/log_action?source=a%20b",
         "send_resolved": True,
-        "http_config": {"authorization": {"credentials": "secret"}},
+        "http_config": {"authorization": {"credentials_file": "/other"}},
     }
 
 

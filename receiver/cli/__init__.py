@@ -3,10 +3,11 @@
 import importlib
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import NoReturn
 
 import click
 
+from receiver.cli.terminal import safe
 from receiver.errors import ReceiverError
 
 # Command -> the module that has it, and its line in the help.
@@ -65,18 +66,26 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = debug
 
 
-def main() -> Any:
+def main() -> NoReturn:
     """Run the command line; exit code 1 for what failed, 2 for wrong usage."""
     try:
-        return cli(standalone_mode=True)
+        sys.exit(cli(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError) and error.ctx:
+            click.echo(error.ctx.get_usage(), err=True)
+            click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+        click.echo(f"Error: {safe(error.format_message())}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(1)
     except ReceiverError as error:
         if "--debug" in sys.argv[1:2]:
             raise
         problems = getattr(error, "problems", (str(error),))
         click.echo(f"receiver: {len(problems)} problem{'s'[: len(problems) > 1]}:", err=True)
         for one in problems:
-            click.echo(f"  {one}", err=True)
+            click.echo(f"  {safe(one)}", err=True)
         cause = error.__cause__
         if cause is not None and str(cause) not in str(error):
-            click.echo(f"  caused by: {str(cause).partition(chr(10))[0]}", err=True)
+            click.echo(f"  caused by: {safe(str(cause).partition(chr(10))[0])}", err=True)
         sys.exit(1)

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from receiver.alertmanager import parse_notification
-from receiver.cli.opened import json_option, opened, print_json, safe
+from receiver.cli.opened import json_option, opened, print_json
 from receiver.cli.options import settings_options
+from receiver.cli.terminal import safe
 from receiver.errors import ReceiverError
 from receiver.guardrails import text
 from receiver.journal import reading

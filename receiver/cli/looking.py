@@ -11,9 +11,9 @@ from receiver.cli.opened import (
     plain,
     print_json,
     print_table,
-    safe,
 )
 from receiver.cli.options import settings_options
+from receiver.cli.terminal import safe
 from receiver.journal import reading
 from receiver.settings import Settings
 

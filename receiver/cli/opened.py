@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from receiver.cli.terminal import safe
 from receiver.errors import OperationError
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
@@ -85,12 +86,6 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     """Print JSON: strict, and ASCII, so that nothing in it acts on a terminal."""
     click.echo(json.dumps(value, indent=2))
-
-
-def safe(value: object) -> str:
-    """Return a text from an alert as it may be shown on a terminal."""
-    text = "" if value is None else str(value)
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def moment(value: datetime | None) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import click
 import requests
+from requests.auth import HTTPBasicAuth
 
 from receiver.cli.options import settings_options
 from receiver.errors import ReceiverError
@@ -27,6 +28,7 @@ _TIMEOUT_SECONDS = 15
 @click.option("--list", "list_them", is_flag=True, help="List the samples.")
 @click.option("--print", "print_it", is_flag=True, help="Print the body instead of posting it.")
 @click.option("--url", help="The webhook's URL.  [default: /webhook at RECEIVER_BIND]")
+@click.option("--ca-file", help="Trust the certificates in this file, for TLS.")
 @click.option("--action", help="Post to /webhook/ACTION.")
 @settings_options
 def send(
@@ -35,12 +37,13 @@ def send(
     list_them: bool,
     print_it: bool,
     url: str | None,
+    ca_file: str | None,
     action: str | None,
 ) -> None:
     """Post WHAT to a receiver: the name of a sample, or a file.
 
     A sample fires from now on, so that each one sent begins an episode; a file is sent as it is.
-    The token is RECEIVER_SUBMIT_TOKEN.
+    It logs in by RECEIVER_SUBMIT_TOKEN, else by RECEIVER_SUBMIT_BASIC_AUTH.
     """
     if list_them or what is None:
         for name, text in SAMPLES.items():
@@ -50,12 +53,15 @@ def send(
     if print_it:
         click.echo(body)
         return
-    parts = urlsplit(url or f"http://{settings.bind}/webhook")
-    path = f"{parts.path.rstrip('/')}/{quote(action, safe='')}" if action else parts.path
-    target = urlunsplit(parts._replace(path=path))
+    scheme = "https" if settings.tls_cert else "http"
+    target = _target(url or f"{scheme}://{settings.bind}/webhook", action)
     headers = {"Content-Type": "application/json"}
+    login = None
     if settings.submit_token:
         headers["Authorization"] = f"Bearer {settings.submit_token[0]}"
+    elif settings.submit_basic_auth:
+        user, _, password = settings.submit_basic_auth[0].partition(":")
+        login = HTTPBasicAuth(user.encode(), password.encode())
     try:
         session = requests.Session()
         session.trust_env = False  # The token goes to the receiver, not to a proxy.
@@ -63,16 +69,27 @@ def send(
             target,
             data=body.encode(),
             headers=headers,
+            auth=login,
+            verify=ca_file or True,
             timeout=_TIMEOUT_SECONDS,
             allow_redirects=False,
         )
-    except requests.RequestException as error:
+    except (requests.RequestException, OSError) as error:
         raise ReceiverError(
             f"{target} does not answer: {error}; is `receiver serve` running there?"
         ) from error
     click.echo(f"{answer.status_code} {answer.text.strip()}")
     if answer.status_code != 200:
         sys.exit(1)
+
+
+def _target(url: str, action: str | None) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ReceiverError(f"--url: {url} is not a URL: {error}") from error
+    path = f"{parts.path.rstrip('/')}/{quote(action, safe='')}" if action else parts.path
+    return urlunsplit(parts._replace(path=path))
 
 
 def sample(name: str, now: datetime) -> str:

@@ -153,6 +153,41 @@ def test_traceback_is_shown_with_debug_only() -> None:
     assert "Traceback" in process("--debug", "check", **wrong).err
 
 
+ESCAPE = "\x1b[31m\x9b31m\r\nreceiver: \u202e"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param([ESCAPE], 2, id="command"),
+        pytest.param([f"--{ESCAPE}"], 2, id="option"),
+        pytest.param(["check", ESCAPE], 2, id="argument too many"),
+        pytest.param(["check", f"--{ESCAPE}"], 2, id="option of a command"),
+        pytest.param(["check", f"--bi{ESCAPE}"], 2, id="option nearly right"),
+        pytest.param(["run", ESCAPE], 1, id="run"),
+        pytest.param(["plugins", ESCAPE], 1, id="plugin"),
+        pytest.param(["pause", ESCAPE], 1, id="action"),
+        pytest.param(["replay", ESCAPE], 1, id="rejected alert"),
+        pytest.param(["explain", ESCAPE], 1, id="file"),
+        pytest.param(["send", ESCAPE], 1, id="sample"),
+        pytest.param(["send", "firing", "--url", f"http://{ESCAPE}"], 1, id="URL"),
+        pytest.param(["check", "--config", ESCAPE], 1, id="settings file"),
+        pytest.param(["check", "--bind", ESCAPE], 1, id="setting"),
+        pytest.param(["check", "--action-plugin", ESCAPE], 1, id="action of the settings"),
+        pytest.param(["check", "--tls-cert", ESCAPE, "--tls-key", ESCAPE], 1, id="certificate"),
+    ],
+)
+def test_nothing_that_was_typed_acts_on_the_terminal(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    done = receiver(*arguments, RECEIVER_DATA_DIR=str(tmp_path))
+    assert done.code in (code, 2)
+    assert done.err
+    assert [char for char in done.err + done.out if not char.isprintable() and char != "\n"] == []
+    assert not any(line.startswith("receiver: \u202e") for line in done.err.splitlines())
+    assert "Traceback" not in done.err
+
+
 # receiver check
 
 

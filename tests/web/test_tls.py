@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +118,23 @@ def test_renewed_certificate_is_shown_from_the_next_connection_on(
         new.replace(tmp_path / f"authority-server.{name}")
     web.tls["verify"] = str(renewed.file)
     assert web.post(notification(), **BEARER).status_code == 200
+
+
+def test_sample_is_sent_over_tls_with_a_login(serve: Start, authority: Authority) -> None:
+    login = {"RECEIVER_SUBMIT_BASIC_AUTH": "am:pässword"}
+    web = serve(**login)
+    done = subprocess.run(
+        [sys.executable, "-m", "receiver", "send", "firing", "--ca-file", str(authority.file)],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "RECEIVER_BIND": f"127.0.0.1:{web.port}",
+            "RECEIVER_TLS_CERT": str(authority.file),
+            **login,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('200 {"accepted":1')

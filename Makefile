@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BIND ?= 127.0.0.1:8080
 PYTEST_FLAGS ?=
 
-.PHONY: run test check bench soak lock clean
+.PHONY: run test check bench soak fuzz lock clean
 
 run: $(VENV)/run.done
 	RECEIVER_DATA_DIR=$${RECEIVER_DATA_DIR:-receiver-data} exec $(BIN)/receiver serve --bind $(BIND)
@@ -25,6 +25,10 @@ bench: $(VENV)/test.done
 
 soak: $(VENV)/test.done
 	$(BIN)/python tests/chaos/kills.py --kills 2000
+
+# Other examples each time; `make test` has a short run, the same each time.
+fuzz: $(VENV)/test.done
+	RECEIVER_FUZZ_EXAMPLES=$${RECEIVER_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/fuzz tests/journal/test_machine.py
 
 # New locked versions of everything, from the ranges in setup.cfg.
 lock:

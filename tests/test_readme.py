@@ -40,6 +40,8 @@ from receiver.metrics.instruments import INSTRUMENTS
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import Policy, target_of
 from receiver.testing import make_alert
+from receiver.web.auth import Scope
+from receiver.web.connections import REQUEST_THREADS
 
 Start = Callable[..., Receiver]
 
@@ -95,6 +97,7 @@ COMMANDS_TABLE = "\n".join(SECTIONS["Commands"].tables[0])
 SETTINGS = SECTIONS["Settings"]
 METRICS = SECTIONS["Metrics"]
 OURSELVES = SECTIONS["Alerts on the receiver itself"]
+WHO = SECTIONS["Who may do what"]
 
 
 def run(*command: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -473,6 +476,7 @@ def web(directory: Path) -> Iterator[Receiver]:
     environment = {
         "RECEIVER_DATA_DIR": str(directory / "data"),
         "RECEIVER_SUBMIT_TOKEN": TOKEN,
+        "RECEIVER_READ_TOKEN": f"{TOKEN}-to-read",
         "RECEIVER_MAX_BODY": "4KiB",
     }
     one = Receiver("web", environment, directory / "receiver.log")
@@ -495,6 +499,9 @@ def post(web: Receiver, body: bytes = BODY, path: str = "/webhook", **headers: s
         pytest.param(400, b"{}", "/webhook", {}, id="not a version-4 notification"),
         pytest.param(401, BODY, "/webhook", {"Authorization": "Bearer wrong"}, id="wrong token"),
         pytest.param(401, BODY, "/webhook", {"Authorization": ""}, id="no token"),
+        pytest.param(
+            403, BODY, "/webhook", {"Authorization": f"Bearer {TOKEN}-to-read"}, id="to read only"
+        ),
         pytest.param(404, BODY, "/webhook/no_such_action", {}, id="unknown action"),
         pytest.param(413, b" " * 5000, "/webhook", {}, id="larger than RECEIVER_MAX_BODY"),
         pytest.param(415, BODY, "/webhook", {"Content-Type": "text/plain"}, id="not JSON by type"),
@@ -519,7 +526,7 @@ def test_answer_is_503_while_it_cannot_be_stored(web: Receiver, directory: Path)
 
 def test_table_of_answers_names_those_that_are_given() -> None:
     named = [code for row in ANSWERS.rows() for code in re.findall(r"\d{3}", row[0])]
-    assert named == ["200", "400", "401", "404", "413", "415", "503"]
+    assert named == ["200", "400", "401", "403", "404", "413", "415", "503"]
 
 
 # Actions
@@ -698,6 +705,21 @@ def test_rules_on_ourselves_are_printed_as_the_block_says(tmp_path: Path) -> Non
     assert json.loads((tmp_path / dashboard).read_text())["title"] == "alert-receiver"
     names = re.findall(r"- alert: (\w+)", (tmp_path / rules).read_text())
     assert [row[0].strip("`") for row in OURSELVES.rows()] == names
+# Security
+
+
+def test_table_of_scopes_names_each_with_the_settings_that_give_it() -> None:
+    rows = {re.findall(r"`(\w+)`", row[0])[0]: row for row in WHO.rows()}
+    assert list(rows) == [scope.value for scope in Scope]
+    for name, row in rows.items():
+        credentials = [f"RECEIVER_{name.upper()}_TOKEN", f"RECEIVER_{name.upper()}_BASIC_AUTH"]
+        assert re.findall(r"`(\w+)`", row[2])[:2] == credentials
+    settings = {one.name for one in receiver_settings.table().values()}
+    assert set(re.findall(r"RECEIVER_\w+", "".join("".join(row) for row in WHO.rows()))) <= settings
+
+
+def test_number_of_connections_is_the_one_in_the_code() -> None:
+    assert f"More than {REQUEST_THREADS} at a time" in README
 
 
 # All of it

@@ -17,6 +17,9 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from receiver.errors import NotificationError
 
 _SHOWN_ERRORS = 20
+# As many are recorded in the time that Alertmanager waits; more would fail for ever, and keep
+# others waiting each time.
+_MOST_ALERTS = 50_000
 # It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
 _LONGEST_FINGERPRINT = 128
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -123,6 +126,8 @@ class AlertList(fields.Field[tuple[Alert, ...]]):
         del attr, data, kwargs
         if not isinstance(value, list):
             raise ValidationError("Not a list.")
+        if len(value) > _MOST_ALERTS:
+            raise ValidationError(f"More than {_MOST_ALERTS}; group them by more labels.")
         try:
             return tuple([_alert(raw) for raw in value])
         except (KeyError, TypeError, ValueError, AttributeError):

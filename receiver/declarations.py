@@ -220,11 +220,15 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in re.split(r"[,\n]", text) if word.strip())
 
 
-def _tokens(text: str) -> tuple[str, ...]:
-    tokens = tuple(text.split())
-    if not tokens or not all(re.fullmatch(r"[!-~]+", one) for one in tokens):
+def _token(text: str) -> str:
+    token = text.strip()
+    if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("is not a token; use printable ASCII without spaces")
-    return _at_most_two(tokens)
+    return token
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    return _at_most_two(tuple(_token(one) for one in text.split() or [""]))
 
 
 def _logins(text: str) -> tuple[str, ...]:
@@ -265,6 +269,7 @@ TYPES: Mapping[str, Callable[[str], Any]] = {
     "rates": _rates,
     "size": _size,
     "text": str,
+    "token": _token,
     "tokens": _tokens,
     "url": _url,
 }

@@ -848,3 +848,12 @@ def test_damaged_bytes_are_accepted_or_refused_with_a_reason(data: st.DataObject
         parse_notification(bytes(body))
     except NotificationError as error:
         assert error.detail
+
+
+def test_more_alerts_than_can_be_recorded_in_time_are_refused() -> None:
+    most = [alert()] * 50_000
+
+    assert len(parse_notification(body_of(most)).alerts) == 50_000
+    with pytest.raises(NotificationError) as caught:
+        parse_notification(body_of([*most, alert()]))
+    assert caught.value.fields == {"alerts": "More than 50000; group them by more labels."}

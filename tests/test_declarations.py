@@ -117,6 +117,12 @@ GOOD: Mapping[str, Sequence[tuple[str, Any]]] = {
         ("9" * 18, 10**18 - 1),
     ],
     "text": [("x", "x"), (" x ", " x "), ("ü\n", "ü\n")],
+    "token": [
+        ("hunter2", "hunter2"),
+        (" hunter2\n", "hunter2"),
+        ("!Bearer/+=~\"'\\:;,", "!Bearer/+=~\"'\\:;,"),
+        ("x" * 1_000, "x" * 1_000),
+    ],
     "tokens": [
         ("hunter2", ("hunter2",)),
         (" hunter2\n", ("hunter2",)),
@@ -213,6 +219,12 @@ BAD: Mapping[str, Sequence[tuple[str, str]]] = {
         ("1.0001KiB", "is not a whole number of bytes; write bytes or 10MiB"),
     ],
     "text": [],
+    "token": [
+        (text, "is not a token; use printable ASCII without spaces")
+        for text in (
+            " ", "two words", "two\nlines", "tab\tbed", "café", "€", "a\0b", "a\x7fb", "a\ud800b",
+        )
+    ],
     "tokens": [
         *(
             (text, "is not a token; use printable ASCII without spaces")

@@ -174,6 +174,10 @@ def test_any_bytes_are_a_notification_or_the_error_that_says_why_not(body: bytes
         pytest.param(b'"\\ud800"', id="a lone surrogate"),
         pytest.param(
             b'{"version":"4","status":"firing","alerts":[' + b",".join([b"{}"] * 100_000) + b"]}",
+            id="too many alerts",
+        ),
+        pytest.param(
+            b'{"version":"4","status":"firing","alerts":[' + b",".join([b"{}"] * 50_000) + b"]}",
             id="wrong alerts",
         ),
     ],

@@ -122,7 +122,7 @@ def nested() -> st.SearchStrategy[str]:
     )  # fmt: skip
 
 
-@bounded(300)
+@bounded(150)
 @given(expression=st.one_of(expressions(), nested(), texts()))
 def test_parser_survives_every_expression(parser: Parser, expression: str) -> None:
     metric_name, threshold = parser.ask(expression)

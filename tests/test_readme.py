@@ -705,6 +705,8 @@ def test_rules_on_ourselves_are_printed_as_the_block_says(tmp_path: Path) -> Non
     assert json.loads((tmp_path / dashboard).read_text())["title"] == "alert-receiver"
     names = re.findall(r"- alert: (\w+)", (tmp_path / rules).read_text())
     assert [row[0].strip("`") for row in OURSELVES.rows()] == names
+
+
 # Security
 
 

@@ -15,11 +15,7 @@ def check_bind(settings: Settings) -> None:
             "credentials; set RECEIVER_SUBMIT_TOKEN or RECEIVER_SUBMIT_TOKEN_FILE, or "
             "RECEIVER_AUTH=none if something else protects it"
         )
-    if (
-        _has_credentials(settings)
-        and not _credentials_for(settings, "submit")
-        and settings.tls_client_ca is None
-    ):
+    if _has_credentials(settings) and not has_credentials_for(settings, "submit"):
         problems.append(
             "RECEIVER_SUBMIT_TOKEN: is not set while other credentials are, which closes the "
             "webhook; set it, or RECEIVER_SUBMIT_BASIC_AUTH, or RECEIVER_TLS_CLIENT_CA"
@@ -43,10 +39,16 @@ def who_may(settings: Settings, scope: str) -> str:
     return who or f"nobody, for want of RECEIVER_{scope.upper()}_TOKEN"
 
 
-def _has_credentials(settings: Settings) -> bool:
-    return settings.tls_client_ca is not None or any(
-        _credentials_for(settings, scope) for scope in ("submit", "operate", "read")
+def has_credentials_for(settings: Settings, scope: str) -> bool:
+    """Whether anybody can have this scope, by a credential that is set for it."""
+    return bool(
+        _credentials_for(settings, scope)
+        or (scope == "submit" and settings.tls_client_ca is not None)
     )
+
+
+def _has_credentials(settings: Settings) -> bool:
+    return any(has_credentials_for(settings, scope) for scope in ("submit", "read", "operate"))
 
 
 def _credentials_for(settings: Settings, scope: str) -> list[str]:

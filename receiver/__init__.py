@@ -8,7 +8,7 @@ What authors of action plugins import:
     def execute(metric_name, value): ...
 """
 
-from receiver.context import ActionContext
+from receiver.context import ActionContext, call_as_json
 from receiver.declarations import Setting
 from receiver.errors import (
     DeadlineExceededError,
@@ -25,5 +25,6 @@ __all__ = [
     "RunCancelledError",
     "Setting",
     "TemporaryError",
+    "call_as_json",
     "hookimpl",
 ]

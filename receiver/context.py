@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from receiver import plainjson
 from receiver.errors import DeadlineExceededError, RunCancelledError
 
 if TYPE_CHECKING:
@@ -103,3 +104,33 @@ class ActionContext:
         """Wait, but never past the deadline or a cancel: then raise as raise_if_cancelled does."""
         self.cancellation.wait(min(seconds, self.remaining_seconds()))
         self.raise_if_cancelled()
+
+
+def call_as_json(
+    context: ActionContext, metric_name: str, value: float, threshold: str, duration: timedelta
+) -> dict[str, Any]:
+    """Return the whole call as JSON can hold it, for what is not written in Python.
+
+    All text is the alert's own, and hostile. A value that is no number in JSON is a text.
+    """
+    alert = context.alert
+    return {
+        "metric_name": metric_name,
+        "value": plainjson.number(value),
+        "threshold": threshold,
+        "duration_seconds": duration.total_seconds(),
+        "action": context.action,
+        "kind": context.kind,
+        "run_id": context.run_id,
+        "attempt": context.attempt,
+        "idempotency_key": context.idempotency_key,
+        "source": context.source,
+        "receiver": context.receiver,
+        "alert": {
+            "labels": dict(alert.labels),
+            "annotations": dict(alert.annotations),
+            "starts_at": alert.starts_at.isoformat(),
+            "fingerprint": alert.fingerprint,
+            "generator_url": alert.generator_url,
+        },
+    }

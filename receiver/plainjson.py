@@ -26,7 +26,7 @@ def _plain(value: Any, levels: int) -> Any:
     if isinstance(value, int):
         return value if value.bit_length() <= _LONGEST_INTEGER else text_of(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else _number(value)
+        return number(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, date):
@@ -49,5 +49,8 @@ def text_of(value: object) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> float | str:
+    """Return a number, as text where JSON has no number for it."""
+    if math.isfinite(value):
+        return value
     return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"

@@ -60,7 +60,7 @@ class Endpoint:
         return answer
 
 
-def _serve(certificate: Path | None) -> Iterator[Endpoint]:
+def _serve(certificate: Path | None, asks_for_one: bool = False) -> Iterator[Endpoint]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -70,7 +70,7 @@ def _serve(certificate: Path | None) -> Iterator[Endpoint]:
             served.requests.append(Request(self.command, self.path, headers, body))
             served.answer(self)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_any  # noqa: N815 - http.server's names
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_any  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
@@ -83,6 +83,9 @@ def _serve(certificate: Path | None) -> Iterator[Endpoint]:
     if certificate is not None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
+        if asks_for_one:
+            tls.verify_mode = ssl.CERT_REQUIRED
+            tls.load_verify_locations(certificate)
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     served = Endpoint(server.server_address[1], "https" if certificate else "http")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -114,6 +117,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tls_endpoint(certificate: Path) -> Iterator[Endpoint]:
     """An HTTPS endpoint whose certificate no public authority has signed."""
     yield from _serve(certificate)
+
+
+@pytest.fixture
+def mutual_tls_endpoint(certificate: Path) -> Iterator[Endpoint]:
+    """The same, to clients alone that show that very certificate."""
+    yield from _serve(certificate, asks_for_one=True)
 
 
 # For tests on loopback only; valid until 2126. Made with: openssl req -x509 -newkey ec -nodes

@@ -1,152 +1,48 @@
-"""Posts the call as JSON to an HTTP endpoint, which does the rest.
+"""One exchange with the endpoint: bounded in time and size, following nothing."""
 
-A 2xx answer is success; every answer else, and none, is an error that says whether trying again may
-help. The endpoint can tell a second attempt from a second run by the header `Idempotency-Key`. Its
-address may hold a password or a token: only scheme, host and port are ever shown.
-"""
-
-import base64
 import contextlib
 import email.utils
 import http.client
-import json
-import math
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any, Self
 
-from receiver import ActionContext, PermanentError, Setting, TemporaryError, hookimpl
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
-# requests is imported inside the call: the web process loads plugins too, and never calls them.
-if TYPE_CHECKING:
-    import requests
+from action_plugins.http_plugin.options import (
+    ENDPOINT,
+    EXPECTED,
+    TOKEN_FILE,
+    Endpoint,
+    Options,
+)
+from receiver import ActionContext, PermanentError, TemporaryError
 
 _TEMPORARY_STATUSES = (408, 425, 429)
 _READ_BYTES = 16 * 2**10
 _SHOWN_CHARACTERS = 500
+_LONGEST_TOKEN = 16 * 2**10
 _WATCH_SECONDS = 0.2
 _CUT_SECONDS = 0.02
 
 
-@hookimpl
-def settings() -> list[Setting]:
-    """Declare where to post, and how long an exchange may take."""
-    return [
-        Setting(
-            "HTTP_PLUGIN_ENDPOINT",
-            "url",
-            "http://localhost:8080",
-            "the URL to post to; `user:password@` in it is sent as basic auth",
-            secret=True,
-        ),
-        Setting(
-            "HTTP_PLUGIN_TIMEOUT",
-            "duration",
-            "10s",
-            "the time for one exchange, from first to last",
-        ),
-        Setting(
-            "HTTP_PLUGIN_CA_BUNDLE",
-            "path",
-            None,
-            "a PEM file of the authorities to trust for https instead of the public ones",
-        ),
-    ]
-
-
-@hookimpl
-def validate_config(settings: Mapping[str, Any]) -> None:
-    """Refuse a timeout of nothing and a bundle that is not there."""
-    bundle: Path | None = settings["HTTP_PLUGIN_CA_BUNDLE"]
-    if not settings["HTTP_PLUGIN_TIMEOUT"]:
-        raise ValueError("HTTP_PLUGIN_TIMEOUT: 0s leaves no time to post; write 10s")
-    if bundle is not None and not bundle.is_file():
-        raise ValueError(f"HTTP_PLUGIN_CA_BUNDLE: {bundle} is not a file; name a PEM file")
-
-
-@hookimpl
-def execute(
-    context: ActionContext, metric_name: str, value: float, threshold: str, duration: timedelta
-) -> dict[str, Any]:
-    """Post the call once; return the status and the first part of the answer."""
-    body = {
-        "metric_name": metric_name,
-        "value": _as_json_value(value),
-        "threshold": threshold,
-        "duration_seconds": duration.total_seconds(),
-        "action": context.action,
-        "kind": context.kind,
-        "run_id": context.run_id,
-        "attempt": context.attempt,
-        "idempotency_key": context.idempotency_key,
-        "source": context.source,
-        "receiver": context.receiver,
-        "alert": {
-            "labels": dict(context.alert.labels),
-            "annotations": dict(context.alert.annotations),
-            "starts_at": context.alert.starts_at.isoformat(),
-            "fingerprint": context.alert.fingerprint,
-            "generator_url": context.alert.generator_url,
-        },
-    }
-    endpoint = _Endpoint.parse(context.settings["HTTP_PLUGIN_ENDPOINT"])
-    limit: timedelta = context.settings["HTTP_PLUGIN_TIMEOUT"]
-    seconds = min(limit.total_seconds(), context.remaining_seconds())
+def send(context: ActionContext, options: Options, body: bytes | None) -> dict[str, Any]:
+    """Make one request; return the status and the first part of the answer, or raise."""
+    headers = _headers(context, options, body)
+    seconds = min(options.seconds, context.remaining_seconds())
     context.raise_if_cancelled()
-    with _Watch(context, endpoint, seconds) as watch:
-        answer = _post(context, endpoint, json.dumps(body, allow_nan=False).encode(), watch)
-    problem = answer.problem(endpoint)
+    with _Watch(context, options.endpoint, seconds) as watch:
+        answer = _exchange(options, headers, body, watch)
+    problem = answer.problem(options.endpoint)
     if problem is not None:
         raise problem
     return {"status": answer.status, "answer": answer.shown}
-
-
-@hookimpl
-def describe(
-    context: ActionContext, metric_name: str, value: float, threshold: str, duration: timedelta
-) -> str:
-    """Say what would be posted, and to which host; the alert's texts quoted and cut."""
-    endpoint = _Endpoint.parse(context.settings["HTTP_PLUGIN_ENDPOINT"])
-    crossed = f", threshold {threshold!r:.100}" if threshold else ""
-    return (
-        f"would POST to {endpoint.shown} that {metric_name!r:.200} is {value:g}{crossed}, "
-        f"for {duration.total_seconds():g}s"
-    )
-
-
-def _as_json_value(value: float) -> float | str:
-    """Return the number, as text where JSON has no number for it."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
-
-
-@dataclass(frozen=True)
-class _Endpoint:
-    """Where to post: the URL without its credentials, these as a header, and what may be shown."""
-
-    url: str = field(repr=False)
-    authorization: str | None = field(repr=False)
-    shown: str
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        parts = urlsplit(url)
-        credentials, _, host = parts.netloc.rpartition("@")
-        authorization = None
-        if credentials:
-            user, _, password = credentials.partition(":")
-            pair = f"{unquote(user)}:{unquote(password)}".encode()
-            authorization = f"Basic {base64.b64encode(pair).decode()}"
-        bare = parts._replace(netloc=host, fragment="")
-        return cls(urlunsplit(bare), authorization, f"{parts.scheme}://{host}")
 
 
 @dataclass(frozen=True)
@@ -154,14 +50,11 @@ class _Answer:
     """What the endpoint said: its status, the first part of its body, and when to come again."""
 
     status: int
+    is_success: bool
     shown: str
     retry_after: str
 
-    @property
-    def is_success(self) -> bool:
-        return 200 <= self.status < 300
-
-    def problem(self, endpoint: _Endpoint) -> PermanentError | TemporaryError | None:
+    def problem(self, endpoint: Endpoint) -> PermanentError | TemporaryError | None:
         """Return the error that the answer stands for, None when it is a success."""
         if self.is_success:
             return None
@@ -170,11 +63,13 @@ class _Answer:
         )
         if 300 <= self.status < 400:
             return PermanentError(
-                f"{said}; no redirect is followed: set HTTP_PLUGIN_ENDPOINT to where it leads"
+                f"{said}; no redirect is followed: set {ENDPOINT} to where it leads"
             )
         if self.status in _TEMPORARY_STATUSES or self.status >= 500:
             return TemporaryError(said, **_parse_retry_after(self.retry_after))
-        return PermanentError(f"{said}; look at HTTP_PLUGIN_ENDPOINT and at the log there")
+        if 200 <= self.status < 300:
+            return PermanentError(f"{said}, which {EXPECTED} does not have; look at the log there")
+        return PermanentError(f"{said}; look at {ENDPOINT} and at the log there")
 
 
 def _parse_retry_after(text: str) -> dict[str, Any]:
@@ -196,7 +91,7 @@ class _Watch:
     has limits of its own.
     """
 
-    def __init__(self, context: ActionContext, endpoint: _Endpoint, seconds: float) -> None:
+    def __init__(self, context: ActionContext, endpoint: Endpoint, seconds: float) -> None:
         self.seconds = seconds
         self._context = context
         self._endpoint = endpoint
@@ -240,57 +135,84 @@ class _Watch:
         return self._ends - time.monotonic()
 
 
-def _post(context: ActionContext, endpoint: _Endpoint, body: bytes, watch: _Watch) -> _Answer:
-    """Post once, follow nothing, and read no more of the answer than may be shown."""
-    import requests
+def _headers(
+    context: ActionContext, options: Options, body: bytes | None
+) -> dict[str, str | bytes]:
+    """Return the headers of one request; the operator's own come before the general ones."""
+    headers: dict[str, str | bytes] = {"User-Agent": "alert-receiver"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    own = {name.lower() for name in options.headers}
+    headers = {name: one for name, one in headers.items() if name.lower() not in own}
+    headers |= options.headers
+    headers["Idempotency-Key"] = context.idempotency_key
+    # A compressed answer of a few bytes could unfold to gigabytes.
+    headers["Accept-Encoding"] = "identity"
+    if options.endpoint.authorization:
+        headers["Authorization"] = options.endpoint.authorization
+    if options.token_file is not None:
+        headers["Authorization"] = f"Bearer {_token(options)}"
+    return headers
 
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "alert-receiver",
-        "Idempotency-Key": context.idempotency_key,
-        # A compressed answer of a few bytes could unfold to gigabytes.
-        "Accept-Encoding": "identity",
-    }
-    if endpoint.authorization:
-        headers["Authorization"] = endpoint.authorization
-    bundle = context.settings["HTTP_PLUGIN_CA_BUNDLE"]
+
+def _token(options: Options) -> str:
+    """Return the token as it is now: what renews it writes the file anew."""
+    assert options.token_file is not None
+    try:
+        with options.token_file.open(encoding="ascii", errors="replace") as file:
+            token = file.read(_LONGEST_TOKEN).strip()
+    except OSError as error:
+        raise TemporaryError(f"{TOKEN_FILE}: cannot be read: {error.strerror}") from None
+    if not re.fullmatch(r"[!-~]+", token):
+        raise TemporaryError(f"{TOKEN_FILE}: holds no token of printable ASCII without spaces")
+    return token
+
+
+def _exchange(
+    options: Options, headers: dict[str, str | bytes], body: bytes | None, watch: _Watch
+) -> _Answer:
+    """Send once, follow nothing, and read no more of the answer than may be shown."""
+    certificate: Any = None
+    if options.certificate is not None:
+        certificate = str(options.certificate)
+        if options.key is not None:
+            certificate = (certificate, str(options.key))
     try:
         with (
             _session(watch) as session,
-            session.post(
-                endpoint.url,
+            session.request(
+                options.method,
+                options.endpoint.url,
                 data=body,
                 headers=headers,
                 # Half of it for connecting: a name can stand for two addresses, the first dead.
                 timeout=(watch.seconds / 2, watch.seconds),
-                verify=True if bundle is None else str(bundle),
+                verify=True if options.bundle is None else str(options.bundle),
+                cert=certificate,
                 allow_redirects=False,
                 stream=True,
             ) as response,
         ):
-            answer = _read(response)
+            answer = _read(response, options)
             if answer.is_success:
                 watch.raise_if_cut()
             return answer
     except requests.exceptions.InvalidURL:
-        unusable, reason = True, "it is no URL that can be called; look at HTTP_PLUGIN_ENDPOINT"
+        unusable, reason = True, f"it is no URL that can be called; look at {ENDPOINT}"
     except OSError as error:
         unusable, reason = False, _reason(error)
     # Raised out here, with no cause: the messages of those quote the URL, its path and query.
     watch.raise_if_cut()
-    message = f"{endpoint.shown} gave no answer: {reason}"
+    message = f"{options.endpoint.shown} gave no answer: {reason}"
     raise PermanentError(message) if unusable else TemporaryError(message)
 
 
-def _session(watch: _Watch) -> "requests.Session":
+def _session(watch: _Watch) -> requests.Session:
     """Return a session whose connections are watched, and that takes nothing from outside.
 
     A new one for each call: sessions are not safe for threads. Neither proxies nor a `.netrc` of
     the environment apply: the call would go, or credentials be sent, where no setting says.
     """
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.connection import HTTPConnection, HTTPSConnection
 
     class WatchedConnection(HTTPConnection):
         def connect(self) -> None:
@@ -316,8 +238,9 @@ def _session(watch: _Watch) -> "requests.Session":
     return session
 
 
-def _read(response: "requests.Response") -> _Answer:
+def _read(response: requests.Response, options: Options) -> _Answer:
     """Return the answer; an answer that breaks off still says no, but does not say yes."""
+    is_success = options.expects(response.status_code)
     first = b""
     try:
         for part in response.iter_content(1024):
@@ -325,10 +248,11 @@ def _read(response: "requests.Response") -> _Answer:
             if len(first) >= _READ_BYTES:
                 break
     except OSError:
-        if 200 <= response.status_code < 300:
+        if is_success:
             raise
     return _Answer(
         response.status_code,
+        is_success,
         _visible(first.decode(errors="replace").strip()[:_SHOWN_CHARACTERS]),
         response.headers.get("Retry-After", ""),
     )

@@ -19,6 +19,7 @@ def execute(
     The line is all that this action does: at level info, LOG_LEVEL=warning would leave a run that
     succeeded without any effect.
     """
+    context.raise_if_cancelled()
     context.log.warning(
         "threshold action executed",
         extra={

@@ -17,9 +17,7 @@ OURS = ("RECEIVER_", "AWS_", "EFS_", "EXEC_PLUGIN_", "FILE_ACTION_", "HTTP_PLUGI
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees settings of whoever runs it, nor the cloud."""
     for name in os.environ:
-        if name.startswith(
-            ("RECEIVER_", "AWS_", "EFS_", "FILE_ACTION_", "HTTP_PLUGIN_", "EXEC_PLUGIN_")
-        ) or (name in ("ACTION_PLUGIN", "PLUGIN_DIR", "LOG_LEVEL")):
+        if name.startswith(OURS) or name in ("ACTION_PLUGIN", "PLUGIN_DIR", "LOG_LEVEL"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 

@@ -81,10 +81,7 @@ def run_action(
 
     Returns what the hook returns and raises what it raises; SettingsError for bad settings.
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin)
-    manager.check_pending()
+    manager = _registered(plugin)
     declared = manager.hook.settings() or ()
     values, problems = resolve(declared, [environment or {}])
     if problems:
@@ -97,3 +94,17 @@ def run_action(
         threshold=threshold,
         duration=duration,
     )
+
+
+def hooks_of(plugin: object) -> frozenset[str]:
+    """Return the hooks that a plugin has."""
+    callers = _registered(plugin).get_hookcallers(plugin) or []
+    return frozenset(one.name for one in callers)
+
+
+def _registered(plugin: object) -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()
+    return manager

@@ -1,0 +1,293 @@
+"""The conformance suite: what the receiver expects of every action, as tests to inherit.
+
+A pytest plugin (`-p receiver.testing.conformance`) that marks what is inherited from it, so that
+`pytest -m conformance` runs that alone. A test module says in one fixture what the action acts on:
+
+    class TestConformance(ActionConformance):
+        @pytest.fixture
+        def subject(self, door):
+            return Subject(open_door, effects=door.opened, environment={"DOOR_URL": door.url}, …)
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from receiver.alertmanager import Alert
+from receiver.context import Cancellation
+from receiver.errors import DeadlineExceededError, PermanentError, RunCancelledError
+from receiver.testing import hooks_of, make_alert, make_context, run_action
+
+THREADS = 8
+LOOKS = (1, 2, 3, 5, 8, 13)
+_HOSTILE = "$(x) `x` {0} %s {{ x }} ../../x \" ' \\ \r\n\t\x1b[31m\u2028\ud800"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "conformance: what the receiver expects of every action")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is inherited from the suite."""
+    for item in items:
+        owner = getattr(item, "cls", None)
+        if isinstance(owner, type) and issubclass(owner, ActionConformance):
+            item.add_marker("conformance")
+
+
+def _alert(number: int) -> Alert:
+    return make_alert(labels={"instance": f"host-{number}"}, fingerprint=f"{number:016x}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An action and what it acts on, fresh for each test.
+
+    `effects` returns what was done so far, as the other side counts it: a collection with an
+    element for each thing done. `alert` makes alerts that name different targets. From
+    `temporary_trouble` on everything fails in a way that passes by itself; from
+    `permanent_trouble` on, which follows it, in one that a person has to mend.
+    `patience_seconds` is how long a call may take to notice that it should stop.
+    """
+
+    plugin: object
+    effects: Callable[[], Collection[object]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    alert: Callable[[int], Alert] = _alert
+    temporary_trouble: Callable[[], object] | None = None
+    permanent_trouble: Callable[[], object] | None = None
+    patience_seconds: float = 10.0
+
+    def call(self, hook: str = "execute", number: int = 1, **changes: Any) -> Any:
+        """Call one hook as the worker does, for the alert and with the key of this number."""
+        call = {name: changes.pop(name) for name in ("metric_name", "value") if name in changes}
+        context = make_context(
+            self.alert(number),
+            **{"idempotency_key": f"{hook}-{number:024x}", "kind": _KINDS.get(hook, "fired")}
+            | changes,
+        )
+        return run_action(
+            self.plugin, environment=self.environment, context=context, hook=hook, **call
+        )
+
+    def has(self, hook: str) -> bool:
+        """Whether the action has a hook."""
+        return hook in hooks_of(self.plugin)
+
+    def secrets(self) -> list[str]:
+        """Return the secrets among its settings, as they were given."""
+        declared = self.plugin.settings() if self.has("settings") else ()  # type: ignore[attr-defined]
+        return [
+            text for one in declared if one.secret and (text := self.environment.get(one.name, ""))
+        ]
+
+
+_KINDS = {"resolved": "resolved"}
+
+
+class ActionConformance:
+    """Tests that every action should pass; a class that inherits them gives `subject`.
+
+    An action to which one of them cannot apply takes it away, and says why:
+    `test_trouble_says_whether_trying_again_helps = None`.
+    """
+
+    @pytest.fixture
+    def subject(self) -> Subject:
+        """The action under test, and what it acts on."""
+        pytest.fail("give a fixture `subject` that returns a receiver.testing.conformance.Subject")
+
+    def test_import_does_no_work(self, subject: Subject) -> None:
+        """Neither files, processes, threads, connections nor pauses: every process imports it."""
+        module = getattr(subject.plugin, "__name__", type(subject.plugin).__module__)
+        done = subprocess.run(  # noqa: S603 - this very interpreter
+            [sys.executable, "-B", "-c", _IMPORT, module, *sys.path],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            pytest.fail(f"importing {module} in a fresh process fails:\n{done.stderr}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        if found:
+            pytest.fail(f"importing {module} acts: {'; '.join(found)}; do it in execute()")
+
+    def test_second_attempt_of_a_run_does_nothing_more(self, subject: Subject) -> None:
+        """Called twice with one idempotency key, as after a crash: both succeed, as if once."""
+        untouched = subject.effects()
+        for hook in filter(subject.has, ("execute", "resolved")):
+            subject.call(hook)
+            once = subject.effects()
+            if once == untouched:
+                pytest.fail(f"{hook}() succeeded and effects() did not change: let it show more")
+            subject.call(hook, attempt=2)
+            if subject.effects() != once:
+                pytest.fail(
+                    f"a second {hook}() with the same key did more: from {once!r:.300} to "
+                    f"{subject.effects()!r:.300}; hand on context.idempotency_key, or look first"
+                )
+
+    def test_deadline_that_has_passed_leaves_all_as_it_was(self, subject: Subject) -> None:
+        """Out of time before it began: it says so, soon, and has done nothing."""
+        untouched, began = subject.effects(), time.monotonic()
+        try:
+            returned = subject.call(remaining_seconds=0.0)
+        except DeadlineExceededError:
+            self._expect_soon(subject, began)
+        except Exception as error:  # noqa: BLE001 - whatever the plugin raises
+            pytest.fail(f"execute() raised {error!r:.300}; let what the context raises pass")
+        else:
+            pytest.fail(
+                f"execute() had no time and returned {returned!r:.300}; begin with "
+                "context.raise_if_cancelled()"
+            )
+        if subject.effects() != untouched:
+            pytest.fail(f"execute() had no time and did {subject.effects()!r:.300}")
+
+    @pytest.mark.parametrize("look", LOOKS)
+    def test_cancel_half_way_can_be_made_up_for(self, subject: Subject, look: int) -> None:
+        """Cancelled at its first, second … look at the context: the next attempt does the rest."""
+        untouched = len(subject.effects())
+        subject.call(number=0)
+        expected = 2 * len(subject.effects()) - untouched
+        cancellation = _CancelledAtLook(look)
+        try:
+            subject.call(cancellation=cancellation)
+        except RunCancelledError:
+            self._expect_soon(subject, cancellation.cancelled_at)
+        except Exception as error:  # noqa: BLE001 - whatever the plugin raises
+            pytest.fail(
+                f"cancelled at look {look}, execute() raised {error!r:.300}; let what the context "
+                "raises pass"
+            )
+        subject.call(attempt=2)
+        if len(subject.effects()) != expected:
+            pytest.fail(
+                f"cancelled at look {look} and tried again, execute() did not do what it does at "
+                f"once: {subject.effects()!r:.300}"
+            )
+
+    def test_trouble_says_whether_trying_again_helps(
+        self, subject: Subject, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What passes by itself is tried again, what does not is not; neither tells a secret."""
+        if subject.temporary_trouble is None or subject.permanent_trouble is None:
+            pytest.fail("say how it fails (temporary_trouble, permanent_trouble), or why it cannot")
+        caplog.set_level("DEBUG", "receiver")
+        untouched = subject.effects()
+        subject.temporary_trouble()
+        temporary = self._expect_error(subject, attempt=1)
+        if isinstance(temporary, PermanentError | RunCancelledError):
+            pytest.fail(f"in trouble that passes execute() raised {temporary!r:.300}, which does "
+                        "not try again; raise TemporaryError")  # fmt: skip
+        subject.permanent_trouble()
+        permanent = self._expect_error(subject, attempt=2)
+        if not isinstance(permanent, PermanentError):
+            pytest.fail(f"in trouble that a person must mend execute() raised {permanent!r:.300}, "
+                        "which tries again; raise PermanentError")  # fmt: skip
+        if not str(permanent):
+            pytest.fail("the PermanentError says nothing; say what to do")
+        if subject.effects() != untouched:
+            pytest.fail("execute() failed, and effects() changed")
+        told = f"{temporary} {permanent} {[vars(one) for one in caplog.records]}"
+        if any(secret in told for secret in subject.secrets()):
+            pytest.fail("an error or a line of the log tells a secret")
+
+    def test_dry_run_touches_nothing(self, subject: Subject) -> None:
+        """`describe` returns one sentence, for hostile texts and odd numbers too, and acts not."""
+        if not subject.has("describe"):
+            pytest.fail("it has no describe(): a dry run could say nothing; return one sentence")
+        untouched = subject.effects()
+        for metric_name, value in (("queue_depth", 90.0), (_HOSTILE, float("nan"))):
+            said = subject.call("describe", metric_name=metric_name, value=value)
+            if not isinstance(said, str) or not said.isprintable() or not said.strip():
+                pytest.fail(f"describe() returned {said!r:.300}; return one printable line")
+            if any(secret in said for secret in subject.secrets()):
+                pytest.fail("describe() tells a secret")
+        if subject.effects() != untouched:
+            pytest.fail(f"describe() acted: {subject.effects()!r:.300}")
+
+    def test_threads_do_not_disturb_each_other(self, subject: Subject) -> None:
+        """Runs for different targets at the same time all succeed, each with its own effect."""
+        barrier = threading.Barrier(THREADS)
+
+        def call(number: int) -> object:
+            barrier.wait(60)
+            return subject.call(number=number)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            for one in [threads.submit(call, number) for number in range(THREADS)]:
+                one.result()
+        together = subject.effects()
+        for number in range(THREADS):
+            subject.call(number=number, attempt=2)
+        if subject.effects() != together:
+            pytest.fail(
+                "one after the other did what all at once had not: from "
+                f"{together!r:.300} to {subject.effects()!r:.300}"
+            )
+
+    def _expect_soon(self, subject: Subject, since: float) -> None:
+        seconds = time.monotonic() - since
+        if seconds > subject.patience_seconds:
+            pytest.fail(f"execute() took {seconds:.1f} s to stop; give every call a timeout")
+
+    def _expect_error(self, subject: Subject, attempt: int) -> Exception:
+        try:
+            returned = subject.call(attempt=attempt)
+        except Exception as error:  # noqa: BLE001 - whatever the plugin raises
+            return error
+        pytest.fail(f"in trouble execute() returned {returned!r:.300}; raise what went wrong")
+
+
+class _CancelledAtLook(Cancellation):
+    """Is thrown by the look at it that has this number."""
+
+    def __init__(self, look: int) -> None:
+        super().__init__()
+        self._left = look
+        self._lock = threading.Lock()
+        self.cancelled_at = 0.0
+
+    @property
+    def reason(self) -> str | None:
+        """Count the look, and throw the switch when it is the one."""
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self.cancelled_at = time.monotonic()
+                self.cancel("cancelled half-way by the conformance suite")
+        return super().reason
+
+
+_IMPORT = """
+import importlib, json, os, sys, threading
+module, *sys.path = sys.argv[1:]
+import receiver, receiver.testing
+found = []
+EVENTS = {
+    "os.exec", "os.fork", "os.forkpty", "os.kill", "os.mkdir",
+    "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.system",
+    "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
+    "sqlite3.connect", "subprocess.Popen", "time.sleep",
+}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+def look(event, arguments):
+    if event in EVENTS or event == "open" and (arguments[2] or 0) & WRITING:
+        found.append(f"{event} {arguments[0] if arguments else ''!r:.100}")
+class Thread(threading.Thread):
+    def start(self):
+        found.append(f"a thread {self.name!r:.100}")
+        super().start()
+sys.addaudithook(look)
+threading.Thread = Thread
+importlib.import_module(module)
+print(json.dumps(found))
+"""

@@ -61,10 +61,17 @@ def find_candidates(
     return found, problems
 
 
+def built_in_names() -> list[str]:
+    """Return the names of the actions that come with the receiver."""
+    return [module.name for module in pkgutil.iter_modules(action_plugins.__path__)]
+
+
 def _built_ins() -> Iterator[Candidate]:
-    for module in pkgutil.iter_modules(action_plugins.__path__):
-        path = f"action_plugins.{module.name}"
-        yield Candidate(module.name, path, "built-in", partial(importlib.import_module, path))
+    version = importlib.metadata.version("alert-receiver")
+    for name in built_in_names():
+        path = f"action_plugins.{name}"
+        load = partial(importlib.import_module, path)
+        yield Candidate(name, path, "built-in", load, version)
 
 
 def _entry_points() -> Iterator[Candidate]:

@@ -267,6 +267,7 @@ IN_THE_WHEEL = (
     "receiver/samples/firing.json",
     "receiver/samples/group.json",
     "receiver/samples/resolved.json",
+    "receiver/samples/new_plugin/plugin.py.txt",
     "receiver/journal/migrations/env.py",
     "receiver/journal/migrations/script.py.mako",
     "receiver/journal/migrations/versions/0001_initial.py",

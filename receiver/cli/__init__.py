@@ -17,6 +17,7 @@ _COMMANDS = {
     "worker": ("serving", "Run actions only."),
     "check": ("inspecting", "Check the settings and plugins, and say what is open."),
     "plugins": ("inspecting", "List the plugins, or show one."),
+    "new-plugin": ("creating", "Write an action of one's own, its test and its packaging."),
     "send": ("sending", "Post a sample notification, or a file, to a receiver."),
     "explain": ("explaining", "Say what a notification would lead to, or why a run waits."),
     "runs": ("looking", "List runs, the newest first."),
@@ -47,7 +48,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"receiver.cli.{_COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(module, cmd_name)
+        found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

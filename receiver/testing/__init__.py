@@ -13,7 +13,7 @@ from receiver import hookspecs
 from receiver.alertmanager import Alert
 from receiver.context import ActionContext, Cancellation, RunLogger
 from receiver.declarations import resolve
-from receiver.errors import SettingsError
+from receiver.errors import PluginError, SettingsError
 
 
 def make_alert(
@@ -79,9 +79,12 @@ def run_action(
 ) -> Any:
     """Load a plugin as the receiver does, settings from `environment` included, and call it once.
 
-    Returns what the hook returns and raises what it raises; SettingsError for bad settings.
+    Returns what the hook returns and raises what it raises; SettingsError for bad settings,
+    PluginError where there is no such hook.
     """
     manager = _registered(plugin)
+    if hook not in hooks_of(plugin):
+        raise PluginError([f"it has no {hook}(); mark one with @hookimpl"])
     declared = manager.hook.settings() or ()
     values, problems = resolve(declared, [environment or {}])
     if problems:

@@ -122,7 +122,7 @@ class ActionConformance:
     def test_second_attempt_of_a_run_does_nothing_more(self, subject: Subject) -> None:
         """Called twice with one idempotency key, as after a crash: both succeed, as if once."""
         untouched = subject.effects()
-        for hook in filter(subject.has, ("execute", "resolved")):
+        for hook in ("execute", "resolved") if subject.has("resolved") else ("execute",):
             subject.call(hook)
             once = subject.effects()
             if once == untouched:

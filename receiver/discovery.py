@@ -15,6 +15,7 @@ from pathlib import Path
 import action_plugins
 
 ENTRY_POINT_GROUP = "receiver.actions"
+_VERSION = importlib.metadata.version("alert-receiver")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -67,11 +68,10 @@ def built_in_names() -> list[str]:
 
 
 def _built_ins() -> Iterator[Candidate]:
-    version = importlib.metadata.version("alert-receiver")
     for name in built_in_names():
         path = f"action_plugins.{name}"
         load = partial(importlib.import_module, path)
-        yield Candidate(name, path, "built-in", load, version)
+        yield Candidate(name, path, "built-in", load, _VERSION)
 
 
 def _entry_points() -> Iterator[Candidate]:

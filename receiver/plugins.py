@@ -1,12 +1,12 @@
 """Finds, loads, validates, lists and calls the plugins: one by one, through pluggy.
 
 Three sources: the built-ins (`action_plugins`), the entry-point group `receiver.actions`, and
-`PLUGIN_DIR`. Only what is enabled is imported. A plugin with a plain `execute` is an action; one
-with only wrappers surrounds the actions of all others.
+`PLUGIN_DIR`. Only what is enabled is imported. A plugin with a plain `execute` is an action; the
+wrappers of any plugin surround every action.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +56,7 @@ class Actions:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._callers: dict[tuple[str, str], pluggy.HookCaller] = {}
+        self._plain: dict[str, object] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.loaded
@@ -82,19 +83,25 @@ class Actions:
         """Call one hook of one action, with every wrapper; raises what the plugin raises."""
         caller = self._callers.get((name, hook))
         if caller is None:
-            others = [
-                one.implementation
-                for one in self.plugins.values()
-                if one.state == "loaded" and one.name != name
-            ]
+            others = [plain for other, plain in self._plain.items() if other != name]
             caller = self._manager.subset_hook_caller(hook, others)
             self._callers[name, hook] = caller
         return caller(**arguments)
 
     def register(self, plugin: Plugin) -> None:
-        """Add a plugin; one with an implementation takes part in calls from now on."""
+        """Add a plugin; one with an implementation takes part in calls from now on.
+
+        Its wrappers apart from the rest: they surround every action, also where it is one itself.
+        """
         if plugin.implementation is not None:
-            self._manager.register(plugin.implementation, plugin.name)
+            for one in self.plugins.values():
+                if one.implementation is plugin.implementation:
+                    raise ValueError(f"it is the very object that {one.name} is")
+            plain, wrappers = _apart(plugin.implementation)
+            self._manager.register(wrappers, f"{plugin.name}, its wrappers")
+            if plugin.state == "loaded":
+                self._manager.register(plain, plugin.name)
+                self._plain[plugin.name] = plain
         self.plugins[plugin.name] = plugin
         self._callers.clear()
 
@@ -217,17 +224,38 @@ def _call_alone(implementation: object, hook: str, arguments: Mapping[str, Any])
     return getattr(manager.hook, hook)(**arguments)
 
 
+def _marked(implementation: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each function of a plugin that is marked, and how it is marked."""
+    for name in dir(implementation):
+        method = inspect.getattr_static(implementation, name)
+        method = getattr(method, "__func__", method)
+        options = getattr(method, f"{hookspecs.PROJECT}_impl", None)
+        if isinstance(options, dict):
+            yield name, options
+
+
+def _is_wrapper(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("wrapper") or options.get("hookwrapper"))
+
+
+class _Part:
+    """Some of the functions of one plugin, for pluggy: equal to no other."""
+
+
+def _apart(implementation: object) -> tuple[object, object]:
+    """Return two objects: one with a plugin's plain functions, one with its wrappers."""
+    plain, wrappers = _Part(), _Part()
+    for name, options in _marked(implementation):
+        setattr(wrappers if _is_wrapper(options) else plain, name, getattr(implementation, name))
+    return plain, wrappers
+
+
 def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
     """Return the plain hooks and the wrapped hooks of a plugin, and what is wrong with them."""
     plain: set[str] = set()
     wrappers: set[str] = set()
     problems: list[str] = []
-    for name in dir(implementation):
-        method = inspect.getattr_static(implementation, name)
-        method = getattr(method, "__func__", method)
-        options = getattr(method, f"{hookspecs.PROJECT}_impl", None)
-        if not isinstance(options, dict):
-            continue
+    for name, options in _marked(implementation):
         hook = options.get("specname") or name
         if hook not in HOOKS:
             problems.append(f"there is no hook {hook}{nearest(hook, HOOKS)}")
@@ -239,8 +267,7 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
             for argument in inspect.signature(getattr(implementation, name)).parameters.values()
             if argument.default is inspect.Parameter.empty and argument.name not in known
         ]
-        is_wrapper = options.get("wrapper") or options.get("hookwrapper")
-        (wrappers if is_wrapper else plain).add(hook)
+        (wrappers if _is_wrapper(options) else plain).add(hook)
     if problems or "execute" in plain:
         return plain, wrappers, problems
     if not wrappers:

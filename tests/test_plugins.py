@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -313,6 +314,39 @@ def test_nothing_is_written_into_the_directory(directory: Path, write: Write) ->
             path.chmod(0o755)
 
 
+def test_read_only_file_system_is_enough(directory: Path, write: Write) -> None:
+    write("..2026/shout.py", SHOUT)
+    (directory / "..data").symlink_to("..2026")
+    (directory / "shout.py").symlink_to("..data/shout.py")
+    write("loud/__init__.py", SHOUT)
+    mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    within = [
+        [*unshare, "sh", "-c", mount, str(directory)]
+        for unshare in (("unshare", "--mount"), ("unshare", "--map-root-user", "--mount"))
+        if shutil.which("unshare")
+    ]
+    within = [one for one in within if not subprocess.run([*one, "true"], check=False).returncode]
+    if not within:  # Where nobody may mount, the rights keep at least the others out.
+        directory.chmod(0o555)
+
+    done = subprocess.run(
+        [*(within or [[]])[0], sys.executable, "-c",
+         "import os, sys\n"
+         "from receiver.plugins import load_actions\n"
+         "from receiver.settings import load\n"
+         "print(os.statvfs(sys.argv[1]).f_flag & os.ST_RDONLY)\n"
+         "actions = load_actions(load({'PLUGIN_DIR': sys.argv[1]}, {}))\n"
+         "print(sorted({'shout', 'loud'} & actions.loaded))\n",
+         str(directory)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    directory.chmod(0o755)
+
+    assert done.stderr == ""
+    assert done.stdout == f"{int(bool(within))}\n['loud', 'shout']\n"
+    assert not list(directory.rglob("__pycache__"))
+
+
 @pytest.mark.parametrize("kind", ["missing", "file"])
 def test_directory_that_cannot_be_read_stops_the_start(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "plugins"
@@ -409,6 +443,20 @@ def test_wrong_hook_or_argument_is_told_with_the_nearest_right_one(
     file = write("wrong.py", body=body)
 
     assert refused(directory).problems == (f"wrong ({file}): {reason}",)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_says_when_how_often_and_what_raising_means(hook: str) -> None:
+    said = " ".join((inspect.getdoc(getattr(hookspecs, hook)) or "").split())
+    assert re.search(r"\bCalled\b.*\b(once|instead of|like)\b", said)
+    assert "Raising" in said
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_typed(hook: str) -> None:
+    spec = inspect.signature(getattr(hookspecs, hook))
+    types = [one.annotation for one in spec.parameters.values()] + [spec.return_annotation]
+    assert inspect.Parameter.empty not in types
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -744,6 +792,24 @@ def test_wrappers_surround_every_action_the_last_outermost(directory: Path, writ
         assert seen == ["b before", "a before", "execute", "a after", "b after"]
 
 
+def test_wrapper_of_an_action_surrounds_all_others_and_the_action_itself(
+    directory: Path, write: Write
+) -> None:
+    both = dedent(TELL) + dedent(wrapper("both", ", specname='execute'")).replace(
+        "def execute", "def around"
+    )
+    write("both.py", body=both)
+    write("tell.py", body=TELL)
+    actions = loaded(directory)
+
+    for name in ("both", "tell"):
+        seen: list[str] = []
+        assert call(actions, name, context=seen) == "<both>done"
+        assert seen == ["both before", "execute", "both after"]
+    assert actions.plugins["both"].state == "loaded"
+    assert actions.plugins["both"].hooks == ("execute",)
+
+
 def test_wrapper_may_ask_for_its_place(directory: Path, write: Write) -> None:
     write("wrap_a.py", body=wrapper("a", ", tryfirst=True"))
     write("wrap_b.py", body=wrapper("b"))
@@ -957,7 +1023,9 @@ def test_installed_plugin_that_nothing_names_may_be_called_anything(
 
     actions = loaded(None)
 
-    assert actions.plugins.keys() == {"efs_emergency", "file_action", "http_plugin", "log_action"}
+    assert actions.plugins.keys() == {
+        "efs_emergency", "exec_plugin", "file_action", "http_plugin", "log_action"
+    }  # fmt: skip
     assert actions.plugins["log_action"].origin == "action_plugins.log_action"
 
 

@@ -4,19 +4,16 @@ import json
 import sys
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from receiver import tracing
 from receiver.cli.options import settings_options
+from receiver.declarations import Setting
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.web.binding import check_bind, who_may
 from receiver.web.workerside import check_metrics_bind
-
-_WIDTH = 160  # Where nobody looks at a terminal.
 
 
 @click.command
@@ -70,10 +67,12 @@ def plugins(settings: Settings, name: str | None, as_json: bool) -> None:
             raise SettingsError([f"there is no plugin {name}; see `receiver plugins`"])
     if as_json:
         click.echo(json.dumps([_as_dict(one) for one in shown], indent=2))
-    elif name is not None:
-        _show_one(shown[0])
     else:
-        _show_all(shown)
+        for one in shown:
+            _show(one)
+    if name is not None and not as_json:
+        for setting in shown[0].settings:
+            _show_setting(shown[0], setting)
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
     if problems:
@@ -93,42 +92,53 @@ def _as_dict(plugin: Plugin) -> dict[str, object]:
                 "name": one.name,
                 "type": one.type,
                 "default": one.default,
+                "choices": list(one.choices),
                 "required": one.required,
+                "required_unless": one.required_unless or None,
                 "secret": one.secret,
                 "help": one.help,
-                "value": _shown(plugin, one.name, one.secret),
+                "value": _value(plugin, one),
             }
             for one in plugin.settings
         ],
     }
 
 
-def _shown(plugin: Plugin, name: str, secret: bool) -> str | None:
-    value = plugin.values.get(name)
+def _value(plugin: Plugin, setting: Setting) -> str | None:
+    value = plugin.values.get(setting.name)
     if value is None:
-        # Not configured: nothing was read, but what would be used is known.
-        return next(one.default for one in plugin.settings if one.name == name)
-    return "(hidden)" if secret else str(value)
+        return setting.default  # Nothing was read, but what would be used is known.
+    if setting.secret:
+        return "(hidden)"
+    return ", ".join(map(str, value)) if type(value) is tuple else str(value)
 
 
-def _show_all(shown: list[Plugin]) -> None:
-    table = Table("plugin", "state", "origin", "why", box=None, pad_edge=False)
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for one in shown:
-        table.add_row(one.name, one.state, one.origin, one.reason)
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(markup=False, highlight=False, width=width).print(table)
-
-
-def _show_one(plugin: Plugin) -> None:
+def _show(plugin: Plugin) -> None:
+    """Print one plugin; of its settings only the names."""
+    click.echo(f"{plugin.name}  {plugin.state}")
     for label, value in (
-        ("plugin", plugin.name),
-        ("state", plugin.state + (f": {plugin.reason}" if plugin.reason else "")),
-        ("version", plugin.version or "-"),
+        ("why", plugin.reason),
+        ("version", plugin.version),
         ("origin", plugin.origin),
-        ("hooks", " ".join(plugin.hooks) or "-"),
+        ("hooks", " ".join(plugin.hooks)),
+        ("settings", " ".join(one.name for one in plugin.settings)),
     ):
-        click.echo(f"{label:8} {value}")
-    for one in plugin.settings:
-        value = _shown(plugin, one.name, one.secret) or "not set"
-        click.echo(f"\n{one.name} = {value}\n    {one.help} ({one.type})")
+        if value:
+            click.echo(f"    {label:8}  {value}")
+
+
+def _show_setting(plugin: Plugin, setting: Setting) -> None:
+    value = _value(plugin, setting)
+    about = [setting.type]
+    if setting.choices:
+        about[0] += f": {', '.join(setting.choices)}"
+    if setting.secret:
+        about.append(f"secret, or {setting.name}_FILE")
+    if setting.required:
+        about.append("required")
+    if setting.required_unless:
+        about.append(f"required unless {setting.required_unless} is set")
+    if setting.default not in (None, "", value):
+        about.append(f"default {setting.default}")
+    click.echo(f"\n{setting.name} = {'not set' if value in (None, '') else value}")
+    click.echo(f"    {setting.help} ({'; '.join(about)})")

@@ -22,13 +22,15 @@ from markdown_it import MarkdownIt
 
 import action_plugins
 import receiver
-from action_plugins import file_action, http_plugin, log_action
+from action_plugins import exec_plugin, file_action, http_plugin, log_action
+from action_plugins.http_plugin.body import ALERT_NAMES, NAMES, Template
 from receiver import (
     ActionContext,
     DeadlineExceededError,
     PermanentError,
     TemporaryError,
     hookspecs,
+    testing,
 )
 from receiver import settings as receiver_settings
 from receiver.calls import Call, call_of
@@ -37,6 +39,7 @@ from receiver.declarations import TYPES
 from receiver.plugins import HOOKS, Actions, load_actions, rules_of
 from receiver.routing import Catalog, route
 from receiver.testing import make_alert, make_context, run_action
+from receiver.testing.conformance import ActionConformance
 
 README = files("action_plugins").joinpath("README.md").read_text(encoding="utf-8")
 BLOCKS = [
@@ -45,7 +48,12 @@ BLOCKS = [
 PYTHON = {
     body.partition("\n")[0].removeprefix("# "): body for kind, body in BLOCKS if kind == "python"
 }
-BUILT_INS = {"file_action": file_action, "http_plugin": http_plugin, "log_action": log_action}
+BUILT_INS = {
+    "exec_plugin": exec_plugin,
+    "file_action": file_action,
+    "http_plugin": http_plugin,
+    "log_action": log_action,
+}
 
 
 def block(language: str) -> str:
@@ -77,7 +85,8 @@ def call(actions: Actions, name: str, hook: str = "execute", **changes: Any) -> 
 
 def test_every_python_example_is_run_by_a_test_here() -> None:
     assert set(PYTHON) == {
-        "shout.py", "audit.py", "ask_sidecar.py", "open_ticket.py", "test_open_ticket.py"
+        "shout.py", "audit.py", "ask_sidecar.py", "open_ticket.py", "test_open_ticket.py",
+        "test_open_gate.py, its end",
     }  # fmt: skip
     assert len(PYTHON) == sum(kind == "python" for kind, _ in BLOCKS)
 
@@ -260,7 +269,7 @@ def test_the_commands_exist() -> None:
 def test_every_setting_of_a_built_in_stands_there_with_its_default(plugin: ModuleType) -> None:
     for one in plugin.settings() if hasattr(plugin, "settings") else ():
         kind = f"{one.type}, secret" if one.secret else one.type
-        default = "none" if one.default is None else f"`{one.default}`"
+        default = f"`{one.default}`" if one.default else "none"
         assert f"| `{one.name}` | {kind} | {default} |" in README
 
 
@@ -312,3 +321,52 @@ def test_every_link_leads_somewhere() -> None:
             assert link[1:] in headings
         else:
             assert (Path(action_plugins.__path__[0]) / link).is_file(), link
+
+
+def test_the_conformance_that_is_shown_is_what_new_plugin_writes(tmp_path: Path) -> None:
+    command = ["new-plugin", "open_gate", "--directory", str(tmp_path)]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    shown = PYTHON["test_open_gate.py, its end"].partition("\n")[2]
+    assert (tmp_path / "tests" / "test_open_gate.py").read_text().endswith(f"\n\n\n{shown}")
+
+
+def test_every_test_of_the_suite_stands_there() -> None:
+    inherited = {name for name in dir(ActionConformance) if name.startswith("test_")}
+    assert set(re.findall(r"^\| `(test_\w+)` \|", README, re.MULTILINE)) == inherited
+
+
+def test_every_function_of_the_kit_stands_there() -> None:
+    functions = {
+        name
+        for name, one in vars(testing).items()
+        if inspect.isfunction(one) and one.__module__ == testing.__name__ and name[0] != "_"
+    }
+    section = README.partition("### The kit")[2].partition("### Conformance")[0]
+    assert set(re.findall(r"^\| `(\w+)\(", section, re.MULTILINE)) == functions
+
+
+def test_every_name_of_a_template_stands_there_and_the_one_shown_is_a_template() -> None:
+    section = README.partition("#### The body")[2].partition("### `exec_plugin`")[0]
+    listed = set(re.findall(r"`([a-z_]+)`", section.partition("|---|---|")[2]))
+    assert listed == {*NAMES, *ALERT_NAMES}
+    (shown,) = re.findall(r"`(\{.*?\})`", section)
+    call = {"metric_name": "m", "value": 1.5, "alert": {"labels": {"severity": "page"}}}
+    assert Template.parse(shown).fill(call) == {"text": "m is 1.5", "severity": "page"}
+
+
+def test_every_variable_and_status_of_exec_plugin_stands_there(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nexec /usr/bin/env > {told}\n")
+    program.chmod(0o755)
+    run_action(exec_plugin, environment={"EXEC_PLUGIN_COMMAND": str(program)})
+    given = set(re.findall(r"^(RECEIVER_\w+)=", told.read_text(), re.MULTILINE))
+    section = README.partition("### `exec_plugin`")[2].partition("## Using")[0]
+    listed = {one for one in re.findall(r"`(RECEIVER_\w+)`", section) if one != "RECEIVER_"}
+    assert listed == {one for one in given if not one.startswith("RECEIVER_LABEL_")}
+    assert "RECEIVER_LABEL_alertname" in given
+    statuses = exec_plugin.PERMANENT_STATUSES
+    names = ", ".join(f"`{one}`" for one in statuses.values())
+    assert f"| {', '.join(map(str, statuses))} ({names}) | failed" in section
+    for bound in (exec_plugin.KEPT_BYTES, exec_plugin.TOLD_CHARACTERS, exec_plugin.MOST_LABELS):
+        assert re.search(rf"\b{bound}\b", section)

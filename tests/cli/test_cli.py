@@ -123,7 +123,10 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: list[str]) ->
     assert "Traceback" not in done.err
 
 
-WITH_SETTINGS = [name for name in cli.list_commands(click.Context(cli)) if name != "rule"]
+WITHOUT_SETTINGS = ("rule", "new-plugin")
+WITH_SETTINGS = [
+    name for name in cli.list_commands(click.Context(cli)) if name not in WITHOUT_SETTINGS
+]
 
 
 @pytest.mark.parametrize("command", WITH_SETTINGS)
@@ -414,7 +417,9 @@ def plugin_dir(tmp_path: Path) -> Path:
         "@hookimpl\n"
         "def settings():\n"
         "    return [Setting('RING_TOKEN', help='the token', secret=True, required=True),\n"
-        "            Setting('RING_TIMES', 'count', '3', 'how often it rings')]\n"
+        "            Setting('RING_TIMES', 'count', '3', 'how often it rings'),\n"
+        "            Setting('RING_TONE', help='how it sounds', choices=('high', 'low'),\n"
+        "                    required_unless='RING_TIMES')]\n"
         "@hookimpl\n"
         "def execute(context): ...\n"
     )
@@ -426,9 +431,23 @@ def test_plugins_lists_each_with_its_state_and_why() -> None:
     assert (done.code, done.err) == (0, "")
     listed = lines_of(done.out)
     for name in ("file_action", "http_plugin", "log_action"):
-        assert listed[name].split() == ["loaded", f"action_plugins.{name}"]
-    assert listed["efs_emergency"].startswith("not configured  action_plugins.efs_emergency")
-    assert "EFS_FILE_SYSTEM_ID" in done.out
+        assert listed[name] == "loaded"
+    assert listed["efs_emergency"] == "not configured"
+    assert (
+        "exec_plugin  not configured\n"
+        "    why       EXEC_PLUGIN_COMMAND: is not set; the program by its full path, and its "
+        "arguments, split as a shell would, but run by none\n"
+        f"    version   {version('alert-receiver')}\n"
+        "    origin    action_plugins.exec_plugin\n"
+        "    hooks     settings validate_config execute describe\n"
+        "    settings  EXEC_PLUGIN_COMMAND EXEC_PLUGIN_ENVIRONMENT\n"
+    ) in done.out
+    assert (
+        "log_action  loaded\n"
+        f"    version   {version('alert-receiver')}\n"
+        "    origin    action_plugins.log_action\n"
+        "    hooks     execute describe\n"
+    ) in done.out
 
 
 def test_plugins_lists_what_is_not_enabled_as_disabled() -> None:
@@ -436,6 +455,7 @@ def test_plugins_lists_what_is_not_enabled_as_disabled() -> None:
     states = {one["name"]: one["state"] for one in json.loads(done.out)}
     assert states == {
         "efs_emergency": "disabled",
+        "exec_plugin": "disabled",
         "file_action": "disabled",
         "http_plugin": "disabled",
         "log_action": "loaded",
@@ -443,21 +463,28 @@ def test_plugins_lists_what_is_not_enabled_as_disabled() -> None:
 
 
 def test_plugin_is_shown_with_its_settings_but_not_its_secrets(plugin_dir: Path) -> None:
-    done = receiver("plugins", "ring", PLUGIN_DIR=str(plugin_dir), RING_TOKEN="s3cret")
+    done = receiver(
+        "plugins", "ring", PLUGIN_DIR=str(plugin_dir), RING_TOKEN="s3cret", RING_TIMES="7"
+    )
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        "plugin   ring\n"
-        "state    loaded\n"
-        "version  1.2\n"
-        f"origin   {plugin_dir}/ring.py\n"
-        "hooks    settings execute\n"
-        "\nRING_TOKEN = (hidden)\n    the token (text)\n"
-        "\nRING_TIMES = 3\n    how often it rings (count)\n"
+        "ring  loaded\n"
+        "    version   1.2\n"
+        f"    origin    {plugin_dir}/ring.py\n"
+        "    hooks     settings execute\n"
+        "    settings  RING_TOKEN RING_TIMES RING_TONE\n"
+        "\nRING_TOKEN = (hidden)\n    the token (text; secret, or RING_TOKEN_FILE; required)\n"
+        "\nRING_TIMES = 7\n    how often it rings (count; default 3)\n"
+        "\nRING_TONE = not set\n"
+        "    how it sounds (text: high, low; required unless RING_TIMES is set)\n"
     )
 
 
 def test_plugin_is_shown_as_json_with_its_settings_but_not_its_secrets(plugin_dir: Path) -> None:
-    done = receiver("plugins", "ring", "--json", PLUGIN_DIR=str(plugin_dir), RING_TOKEN="s3cret")
+    done = receiver(
+        "plugins", "ring", "--json",
+        PLUGIN_DIR=str(plugin_dir), RING_TOKEN="s3cret", RING_TIMES="7",
+    )  # fmt: skip
     assert done.code == 0
     assert "s3cret" not in done.out
     (shown,) = json.loads(done.out)
@@ -476,11 +503,16 @@ def test_plugin_is_shown_as_json_with_its_settings_but_not_its_secrets(plugin_di
         "name": "RING_TIMES",
         "type": "count",
         "default": "3",
+        "choices": [],
         "required": False,
+        "required_unless": None,
         "secret": False,
         "help": "how often it rings",
-        "value": "3",
+        "value": "7",
     }
+    assert settings["RING_TONE"]["choices"] == ["high", "low"]
+    assert settings["RING_TONE"]["required_unless"] == "RING_TIMES"
+    assert settings["RING_TONE"]["value"] is None
 
 
 @pytest.mark.parametrize("more", [[], ["--json"], ["ring"]], ids=["list", "json", "one"])

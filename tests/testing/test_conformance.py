@@ -288,8 +288,8 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, s
         [sys.executable, "-m", "pytest", "-p", "receiver.testing.conformance", "-m", "conformance",
          "--strict-markers", "-W", "error", "-q", "--tb=line", "-rf", "-p", "no:cacheprovider",
          "-o", "console_output_style=classic", "."],
-        cwd=directory, env={"PATH": "/usr/bin:/bin", "COLUMNS": "2000", "TMPDIR": str(directory)}, text=True,
-        stdout=subprocess.PIPE, timeout=300, check=False,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "2000", "TMPDIR": str(directory)},
+        cwd=directory, text=True, stdout=subprocess.PIPE, timeout=300, check=False,
     )  # fmt: skip
     found = re.findall(
         r"^FAILED test_bad\w*\.py::Test(\S+) - Failed: (.*)$", done.stdout, re.MULTILINE

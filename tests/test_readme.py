@@ -576,7 +576,7 @@ def test_command_shows_the_plugin_of_the_example(plugin_dir: Path) -> None:
     shown = run("sh", "-e", cwd=plugin_dir.parent, env=with_receiver(), input=ACTIONS.block("sh"))
     assert shown.returncode == 0, shown.stdout
     lines = [line.split() for line in shown.stdout.splitlines()]
-    assert lines[:2] == [["plugin", "drain_queue"], ["state", "loaded"]]
+    assert lines[:2] == [["drain_queue", "loaded"], ["origin", "plugins/drain_queue.py"]]
 
 
 def test_table_of_actions_names_the_built_ins() -> None:
@@ -619,12 +619,12 @@ def test_table_of_guardrails_names_keys_that_exist(key: str) -> None:
 
 
 def test_table_of_commands_names_every_command() -> None:
-    named = set(re.findall(r"`receiver (\w+)", COMMANDS_TABLE))
+    named = set(re.findall(r"`receiver ([\w-]+)", COMMANDS_TABLE))
     assert named == set(cli.list_commands(click.Context(cli)))
 
 
 def test_table_of_commands_shows_the_arguments_that_each_takes() -> None:
-    for name, usage in re.findall(r"^\| `receiver (\w+)(.*?)` \|", COMMANDS_TABLE, re.MULTILINE):
+    for name, usage in re.findall(r"^\| `receiver ([\w-]+)(.*?)` \|", COMMANDS_TABLE, re.MULTILINE):
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         arguments = [one for one in command.params if isinstance(one, click.Argument)]

@@ -1,7 +1,7 @@
 """`receiver new-plugin`: write an action of one's own, its test and its packaging."""
 
+import importlib.util
 import keyword
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -55,7 +55,9 @@ def _check(name: str, directory: Path) -> None:
         )
     if name in built_in_names():
         raise click.UsageError(f"{name} is an action that comes with the receiver; choose another")
-    if name in sys.stdlib_module_names or name in ("receiver", "action_plugins", "tests"):
+    # An empty directory of that name counts as a module too, but one without an origin.
+    found = importlib.util.find_spec(name)
+    if name == "tests" or (found is not None and found.origin is not None):
         raise click.UsageError(f"{name} is a module that is in use already; choose another")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise click.UsageError(f"{directory} is there already; choose another --directory")

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from action_plugins import http_plugin
+from action_plugins.http_plugin.body import Template
 from receiver import PermanentError, TemporaryError
 from receiver.errors import SettingsError
 from receiver.plugins import load_actions
@@ -19,18 +22,18 @@ from receiver.testing import make_alert, make_context, run_action
 HOSTILE = '"}, {{ run_id }} {{labels.x}} {0} %s ${x} \\ \r\n\u2028</script>'
 
 
-def call(url: str = "http://127.0.0.1:1", context: Any = None, **settings: str) -> Any:
+def call(url: str = "http://127.0.0.1:1", context: Any = None, **named: str) -> Any:
     """Call it with these settings; the names are those of HTTP_PLUGIN_…, in lower case."""
-    environment = {f"HTTP_PLUGIN_{name.upper()}": text for name, text in settings.items()}
+    environment = {f"HTTP_PLUGIN_{name.upper()}": text for name, text in named.items()}
     return run_action(
         http_plugin, environment={"HTTP_PLUGIN_ENDPOINT": url, **environment}, context=context
     )
 
 
-def refused(**settings: str) -> str:
+def refused(**named: str) -> str:
     """Return why a start with these settings is refused."""
     with pytest.raises((ValueError, SettingsError)) as caught:
-        call(**settings)
+        call(**named)
     return str(caught.value)
 
 
@@ -223,6 +226,19 @@ def test_alert_text_neither_breaks_out_nor_is_filled_in_again(endpoint: Any) -> 
     template = '{"a": "{{ labels.queue }}", "b": "<{{ labels.queue }}>", "c": "{{ metric_name }}"}'
     filled = sent(endpoint, template, metric_name="{{ idempotency_key }}")
     assert filled == {"a": HOSTILE, "b": f"<{HOSTILE}>", "c": "{{ idempotency_key }}"}
+
+
+TEXTS = st.text() | st.sampled_from([HOSTILE, "{{ value }}", '"', "\\", "\ud800", "\0"])
+
+
+@given(label=TEXTS, metric=TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_no_text_changes_the_shape_of_a_document(label: str, metric: str) -> None:
+    template = Template.parse('{"a": ["{{ labels.x }}", "<{{ metric_name }}>"], "b": 1}')
+    call = {"metric_name": metric, "alert": {"labels": {"x": label}}}
+    written = json.dumps(template.fill(call), allow_nan=False)
+    assert json.loads(written) == {"a": [label, f"<{metric}>"], "b": 1}
+    assert written.isascii()
 
 
 def test_no_number_is_a_text(endpoint: Any) -> None:

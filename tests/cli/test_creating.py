@@ -160,6 +160,8 @@ def test_directory_is_that_of_the_name(tmp_path: Path, monkeypatch: pytest.Monke
         pytest.param("import", "is not a name for an action", id="keyword"),
         pytest.param("log_action", "comes with the receiver", id="built-in"),
         pytest.param("json", "is a module that is in use already", id="standard library"),
+        pytest.param("requests", "is a module that is in use already", id="installed"),
+        pytest.param("tests", "is a module that is in use already", id="its own tests"),
         pytest.param("receiver", "is a module that is in use already", id="the receiver"),
     ],
 )

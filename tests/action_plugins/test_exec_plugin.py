@@ -284,11 +284,15 @@ def test_what_it_left_running_is_killed_when_it_has_ended(program: Program, tmp_
 def test_daemon_that_got_away_and_writes_for_ever_holds_nobody(
     program: Program, tmp_path: Path
 ) -> None:
-    command = program(f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec yes' & sleep 0.3; exit 0")
-    try:
-        assert run(command)["output"].endswith("y")
-    finally:
-        os.kill(wait_until(lambda: int((tmp_path / "pid").read_text() or 0)), signal.SIGKILL)
+    pid = tmp_path / "pid"
+    command = program(
+        f"setsid sh -c 'echo $$ > {pid}; exec yes' &\n"
+        f"while [ ! -s {pid} ]; do sleep 0.05; done; sleep 0.3"
+    )
+    began = time.monotonic()
+    assert run(command)["status"] == 0
+    assert time.monotonic() - began < 10
+    wait_until(lambda: not is_alive(int(pid.read_text())), what="nobody reads, so it has ended")
 
 
 def test_group_is_its_own(program: Program) -> None:

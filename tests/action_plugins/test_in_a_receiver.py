@@ -52,7 +52,7 @@ def post(
             (run,) = reading.list_runs(journal, fingerprint=host, action=action) or [None]
             attempts = reading.attempts_of(journal, run["id"]) if run else []
             ended = [one for one in attempts if one["outcome"]]
-            return ended and {**run, "attempt": ended[0]}
+            return ended and {**reading.find_run(journal, run["id"]), "attempt": ended[0]}
 
         return wait_until(look, 45, f"an attempt of {action} for {host}")
 

@@ -103,7 +103,7 @@ def finish(receiver: Receiver, directory: Path, request: pytest.FixtureRequest) 
             (run,) = reading.list_runs(journal, fingerprint=fingerprint) or [None]
             attempts = reading.attempts_of(journal, run["id"]) if run else []
             ended = [one for one in attempts if one["outcome"]]
-            return ended and {**run, "attempt": ended[0]}
+            return ended and {**reading.find_run(journal, run["id"]), "attempt": ended[0]}
 
         return wait_until(look, 45, f"an attempt of {action}")
 

@@ -12,6 +12,7 @@ run: $(VENV)/run.done
 
 test: $(VENV)/test.done check
 	tests/install-tools
+	tests/install-helm
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/test.done

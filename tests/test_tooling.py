@@ -69,6 +69,7 @@ def test_make_test_installs_what_is_pinned_then_checks_then_tests(tmp_path: Path
         f"{binaries}/ruff format --check .",
         f"{binaries}/mypy",
         "tests/install-tools",
+        "tests/install-helm",
         f"{binaries}/python -m pytest",
     ]
     lines = [line for line in shown.stdout.splitlines() if not line.startswith("touch ")]
@@ -165,6 +166,7 @@ TOOLS = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "faketime": "faketime",
     "wrk": "wrk",
+    "npm": "npm",
 }
 
 

@@ -1,0 +1,69 @@
+{{/*
+Renders nothing, or ends with every reason why these values are unsafe, each with its cure.
+*/}}
+{{- define "alert-receiver.refuse" -}}
+{{- $wrong := list -}}
+{{- with .Values -}}
+{{- if not .database.existingSecret -}}
+  {{- if gt (int .replicaCount) 1 -}}
+    {{- $wrong = append $wrong (printf "replicaCount: %d pods cannot share one SQLite journal; keep 1, or put the journal into PostgreSQL with database.existingSecret" (int .replicaCount)) -}}
+  {{- end -}}
+  {{- if gt (int .worker.replicaCount) 1 -}}
+    {{- $wrong = append $wrong "worker.replicaCount: SQLite has no workers of their own; keep 1, or put the journal into PostgreSQL with database.existingSecret" -}}
+  {{- end -}}
+  {{- if and .persistence.enabled (has "ReadWriteMany" .persistence.accessModes) -}}
+    {{- $wrong = append $wrong "persistence.accessModes: what is ReadWriteMany is a network file system, on which SQLite is not safe; use ReadWriteOnce on a block device, or PostgreSQL" -}}
+  {{- end -}}
+  {{- if and .persistence.enabled (regexMatch "(?i)(^|[^a-z])(efs|nfs)([^a-z]|$)" .persistence.storageClass) -}}
+    {{- $wrong = append $wrong (printf "persistence.storageClass: %s is a network file system by its name, on which SQLite is not safe; use a block device, or PostgreSQL" .persistence.storageClass) -}}
+  {{- end -}}
+{{- end -}}
+{{- if not .auth.none -}}
+  {{- if not (or .auth.existingSecret .auth.generate) -}}
+    {{- $wrong = append $wrong "auth: there are no credentials; set auth.existingSecret, or auth.generate, or say with auth.none that something else protects the receiver" -}}
+  {{- end -}}
+  {{- if not (or .auth.keys.submitToken .auth.keys.submitBasicAuth) -}}
+    {{- $wrong = append $wrong "auth.keys: Alertmanager has no credentials; set submitToken or submitBasicAuth" -}}
+  {{- end -}}
+  {{- if and (not .auth.existingSecret) (or .auth.keys.submitBasicAuth .auth.keys.readBasicAuth .auth.keys.operateBasicAuth) -}}
+    {{- $wrong = append $wrong "auth.keys: only tokens are generated; basic auth needs auth.existingSecret" -}}
+  {{- end -}}
+  {{- if and .alertmanagerConfig.enabled (not .auth.keys.submitToken) -}}
+    {{- $wrong = append $wrong "alertmanagerConfig: routes with the token only; set auth.keys.submitToken" -}}
+  {{- end -}}
+  {{- if and .serviceMonitor.enabled (not (or .openMetrics .auth.keys.readToken)) -}}
+    {{- $wrong = append $wrong "serviceMonitor: Prometheus has no token to read with; set auth.keys.readToken or openMetrics" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .tls.clientCertificates (not .tls.existingSecret) -}}
+  {{- $wrong = append $wrong "tls.clientCertificates: needs tls.existingSecret" -}}
+{{- end -}}
+{{- $sources := list -}}
+{{- range $name := list "files" "existingConfigMap" "initContainer" "imageVolume" -}}
+  {{- if index $.Values.plugins $name -}}
+    {{- $sources = append $sources $name -}}
+  {{- end -}}
+{{- end -}}
+{{- if gt (len $sources) 1 -}}
+  {{- $wrong = append $wrong (printf "plugins: there is one directory of plugins; keep one of %s" (join ", " $sources)) -}}
+{{- end -}}
+{{- if and .plugins.imageVolume (semverCompare "<1.33.0-0" $.Capabilities.KubeVersion.Version) -}}
+  {{- $wrong = append $wrong (printf "plugins.imageVolume: Kubernetes %s has no image volumes; use plugins.initContainer" $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- $wrong = concat $wrong (include "alert-receiver.wrongSettings" . | fromJsonArray) (include "alert-receiver.wrongThresholds" . | fromJsonArray) -}}
+{{- if $wrong -}}
+  {{- fail (printf "\n\nthese values are refused:\n- %s\n" (join "\n- " $wrong)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is set twice would be decided by chance. */}}
+{{- define "alert-receiver.wrongSettings" -}}
+{{- $wrong := list -}}
+{{- range .Values.extraEnv -}}
+  {{- if hasKey $.Values.settings .name -}}
+    {{- $wrong = append $wrong (printf "extraEnv: %s stands in settings, too; keep one" .name) -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $wrong -}}
+{{- end -}}

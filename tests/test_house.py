@@ -39,7 +39,9 @@ STRANGERS = (
     ("journal", "plugins"),
     ("plugins", "journal"),
 )
-PURE = ("alertmanager", "calls", "episodes", "guardrails", "intake", "policies", "routing")
+PURE = (
+    "alertmanager", "calls", "episodes", "guardrails", "intake", "policies", "routing", "rules",
+)  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",
     "http", "importlib", "io", "logging", "multiprocessing", "os", "pathlib", "pluggy", "psycopg",

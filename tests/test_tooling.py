@@ -167,6 +167,7 @@ TOOLS = {
     "faketime": "faketime",
     "wrk": "wrk",
     "npm": "npm",
+    "tini": "tini",
 }
 
 

@@ -182,7 +182,6 @@ spec:
     - name: receiver
       image: {{ include "alert-receiver.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      command: [receiver]
       args: [{{ $role }}]
       env:
         {{- include "alert-receiver.env" . | nindent 8 }}

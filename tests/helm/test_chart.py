@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
@@ -34,7 +35,7 @@ def pods(resources: list[Resource]) -> list[dict[str, Any]]:
     return [*(one["spec"]["template"]["spec"] for one in workloads(resources)), *tests]
 
 
-# What holds for every example, by each Helm
+# What holds for every example
 
 
 def test_chart_passes_lint(helm: Helm, example: Path) -> None:
@@ -148,7 +149,9 @@ def test_environment_is_made_of_settings_that_the_receiver_reads_and_accepts(
 def test_arguments_are_commands_of_the_receiver(resources: list[Resource]) -> None:
     for pod in pods(resources):
         command, *options = pod["containers"][0]["args"]
-        known = {name for one in cli.commands[command].params for name in one.opts}
+        found = cli.get_command(click.Context(cli), command)
+        assert found is not None
+        known = {name for one in found.params for name in one.opts}
         assert {one for one in options if one.startswith("-")} <= known
 
 

@@ -1,0 +1,233 @@
+"""Thresholds in values: the same rules as the receiver's generator, and Prometheus' own verdict."""
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charts import CHART, NAMESPACE, Resource, find_helm, pick, written
+from stack import requires
+
+from receiver.rules import OPERATORS, Level, Rule, Threshold, rules_of
+
+ACTIONS = {"plugins": {"actions": ["drain_queue"]}, "actionPlugin": "http_plugin"}
+NUMBERS = (0, 1, -1, 0.5, -2.25, 1e-7, 1000000, 1e9, 214748364800, 123456789.5, 1e16, 1e21, 3e-300)
+
+
+def level(said: Any, threshold: dict[str, Any], severity: str) -> Level | None:
+    """Return one level of a threshold as its values mean it."""
+    if said is None:
+        return None
+    own = said if isinstance(said, dict) else {"threshold": said}
+    merged = {
+        "for": "0s", "action": ACTIONS["actionPlugin"], "severity": severity,
+        **{key: threshold[key] for key in ("for", "action", "severity") if key in threshold}, **own,
+    }  # fmt: skip
+    return Level(own["threshold"], merged["action"], merged["severity"], merged["for"])
+
+
+def meant(values: dict[str, Any]) -> Threshold:
+    """Return what a threshold in the chart's values is to the receiver."""
+    return Threshold(
+        values["name"],
+        values["operator"],
+        values.get("metric", ""),
+        values.get("expr", ""),
+        level(values.get("soft"), values, "warning"),
+        level(values.get("hard"), values, "critical"),
+        values.get("hardRequiresSoft", False),
+        values.get("missing", "ignore"),
+        values.get("lastValueFor", "1h"),
+        values.get("labels", {}),
+        values.get("annotations", {}),
+    )
+
+
+def table() -> list[dict[str, Any]]:
+    """Return thresholds of every kind: each feature with each other that it meets in the templates."""
+    subjects = ({"metric": "m"}, {"expr": ' sum by (a) (rate(x{b="c}"}[5m]))\n'},
+                {"metric": "m:n", "expr": "a / b"})  # fmt: skip
+    levels = (
+        {"soft": 80}, {"hard": {"threshold": 0, "for": "1m"}},
+        {"soft": 80, "hard": 80, "hardRequiresSoft": True},
+        {"soft": {"threshold": 1, "action": "drain_queue, log_action", "severity": "info"}, "hard": 1},
+    )  # fmt: skip
+    missing = ({}, {"missing": "ignore"}, {"missing": "zero"}, {"missing": "breached"},
+               {"missing": "last_value"}, {"missing": "last_value", "lastValueFor": "15m"})  # fmt: skip
+    found = [
+        {"operator": ">", **subject, **one, **absence}
+        for subject, one, absence in itertools.product(subjects, levels, missing)
+    ]
+    found += [{"operator": operator, "metric": "m", "soft": 1, "hard": 1} for operator in OPERATORS]
+    found += [{"operator": ">", "metric": "m", "soft": number} for number in NUMBERS]
+    found += [
+        {"operator": ">", "metric": "m", "soft": 1, "hard": 2, "hardRequiresSoft": True,
+         "for": "1h30m", "action": "log_action", "severity": "page",
+         "labels": {"team": 'a "quoted" one: {{ $value }}', "alpha": "ü"},
+         "annotations": {"summary": "{{ $labels.a }}: 'x'\n<b>"}},
+    ]  # fmt: skip
+    return [{"name": f"T{number}", **one} for number, one in enumerate(found)]
+
+
+def rendered(resources: list[Resource]) -> list[Rule]:
+    """Return the rules of the chart's PrometheusRule."""
+    (group,) = pick(resources, "PrometheusRule")["spec"]["groups"]
+    return list(group["rules"])
+
+
+@pytest.mark.parametrize("has_operator", [False, True], ids=["plain", "operator"])
+def test_chart_renders_what_the_receiver_generates(tmp_path: Path, has_operator: bool) -> None:
+    thresholds = table()
+    values = {**ACTIONS, "thresholds": thresholds, "alertmanagerConfig": {"enabled": has_operator}}
+    resources = find_helm("helm4").template(written(tmp_path, values))
+
+    namespace = NAMESPACE if has_operator else ""
+    assert all(meant(one).problems() == [] for one in thresholds)
+    expected = [rule for one in thresholds for rule in rules_of(meant(one), namespace)]
+    assert len(expected) > 100
+    assert rendered(resources) == expected
+
+
+def test_operator_that_leaves_namespaces_alone_needs_no_label(tmp_path: Path) -> None:
+    config = {"enabled": True, "matcherStrategy": "None"}
+    values = {**ACTIONS, "thresholds": table()[:1], "alertmanagerConfig": config}
+    (rule,) = rendered(find_helm("helm4").template(written(tmp_path, values)))
+    assert "namespace" not in rule["labels"]
+
+
+def rule_file(directory: Path, resources: list[Resource]) -> Path:
+    """Write the spec of the PrometheusRule, which is a rule file."""
+    file = directory / "rules.yml"
+    file.write_text(json.dumps(pick(resources, "PrometheusRule")["spec"]), encoding="utf-8")
+    return file
+
+
+def promtool(*arguments: str | Path) -> str:
+    (binary,) = requires("promtool")
+    done = subprocess.run(
+        [binary, *arguments], text=True, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_prometheus_accepts_the_rules_of_every_example(
+    resources: list[Resource], example: Path, tmp_path: Path
+) -> None:
+    thresholds = yaml.safe_load(example.read_text()).get("thresholds", [])
+    if not thresholds:
+        assert not [one for one in resources if one["kind"] == "PrometheusRule"]
+        return
+    number = sum(("soft" in one) + ("hard" in one) for one in thresholds)
+    assert f"{number} rules found" in promtool("check", "rules", rule_file(tmp_path, resources))
+
+
+def test_prometheus_accepts_every_kind_of_threshold(tmp_path: Path) -> None:
+    values = {**ACTIONS, "thresholds": table(), "alertmanagerConfig": {"enabled": True}}
+    resources = find_helm("helm4").template(written(tmp_path, values))
+    assert "rules found" in promtool("check", "rules", rule_file(tmp_path, resources))
+
+
+def fires(alert: str, at: str, *expected: tuple[dict[str, str], dict[str, str]]) -> dict[str, Any]:
+    """Return one expectation of promtool: these alerts and no others, with labels and annotations."""
+    return {
+        "eval_time": at,
+        "alertname": alert,
+        "exp_alerts": [
+            {"exp_labels": labels, "exp_annotations": annotations} for labels, annotations in expected
+        ],
+    }
+
+
+def alert(
+    severity: str, action: str, threshold: str, value: str, pending: str, metric: str = "",
+    **labels: str,
+) -> tuple[dict[str, str], dict[str, str]]:  # fmt: skip
+    """Return labels and annotations of an alert as the chart's rules give them."""
+    annotations = {"value": value, "threshold": threshold, "for": pending}
+    return (
+        {"severity": severity, "action_plugin": action, "namespace": NAMESPACE, **labels},
+        annotations | ({"metric_name": metric} if metric else {}),
+    )
+
+
+def test_rules_fire_when_they_should(tmp_path: Path) -> None:
+    example = CHART / "ci" / "thresholds-values.yaml"
+    rules = rule_file(tmp_path, find_helm("helm4").template(example))
+
+    def soft(value: str, **labels: str) -> Any:
+        return alert("warning", "log_action", "> 80", value, "5m", "queue_depth", team="orders", **labels)
+
+    def hard(value: str, **labels: str) -> Any:
+        both = "drain_queue, log_action"
+        return alert("critical", both, "> 95", value, "1m", "queue_depth", team="orders", **labels)
+
+    queue = {
+        # The one in `web` crosses both when the one in `shop` fires softly already.
+        "series": [
+            {"series": 'queue_depth{namespace="shop",queue="a"}', "values": "90x6 97x20"},
+            {"series": 'queue_depth{namespace="web",queue="a"}', "values": "10x6 97x20"},
+        ],
+        "expected": [
+            fires("QueueTooLongSoft", "4m"),
+            fires("QueueTooLongSoft", "6m", soft("90", origin_namespace="shop", queue="a")),
+            fires("QueueTooLongHard", "10m", hard("97", origin_namespace="shop", queue="a")),
+            fires(
+                "QueueTooLongHard", "15m",
+                hard("97", origin_namespace="shop", queue="a"),
+                hard("97", origin_namespace="web", queue="a"),
+            ),
+        ],
+    }  # fmt: skip
+    none_written = alert("page", "log_action", "<= 0", "0", "0s", "writes")
+    one_idle = alert("page", "log_action", "<= 0", "0", "0s", "writes", origin_namespace="b")
+    no_heartbeat = alert("critical", "log_action", ">= 300", "NaN", "0s")
+    old_heartbeat = alert("critical", "log_action", ">= 300", "600", "0s", service="billing")
+    twenty = alert("warning", "log_action", "!= -1.5", "20", "0s", "disk_celsius", disk="x")
+    cases = {
+        "hard only while soft fires, each namespace by itself": queue,
+        "ignore": {"series": [], "expected": [fires("QueueTooLongSoft", "30m")]},
+        "zero, nothing there": {
+            "series": [],
+            "expected": [fires("NothingWrittenHard", "10m", none_written)],
+        },
+        "zero, something there": {
+            "series": [
+                {"series": 'writes_total{namespace="a"}', "values": "0+60x20"},
+                {"series": 'writes_total{namespace="b"}', "values": "7x20"},
+            ],
+            "expected": [fires("NothingWrittenHard", "10m", one_idle)],
+        },
+        "breached, nothing there": {
+            "series": [{"series": 'heartbeat_timestamp_seconds{service="other"}', "values": "0x20"}],
+            "expected": [fires("HeartbeatOldHard", "10m", no_heartbeat)],
+        },
+        "breached, crossed": {
+            "series": [{"series": 'heartbeat_timestamp_seconds{service="billing"}', "values": "0x20"}],
+            "expected": [fires("HeartbeatOldHard", "10m", old_heartbeat)],
+        },
+        "breached, fine": {
+            "series": [
+                {"series": 'heartbeat_timestamp_seconds{service="billing"}', "values": "0+60x20"}
+            ],
+            "expected": [fires("HeartbeatOldHard", "10m"), fires("HeartbeatOldSoft", "10m")],
+        },
+        "last value, for a while": {
+            "series": [{"series": 'disk_celsius{disk="x"}', "values": "20 20 _x30"}],
+            "expected": [
+                fires("DiskTemperatureSoft", "12m", twenty),
+                fires("DiskTemperatureSoft", "18m"),
+            ],
+        },
+    }
+    tests = [
+        {"name": name, "interval": "1m", "input_series": one["series"], "alert_rule_test": one["expected"]}
+        for name, one in cases.items()
+    ]  # fmt: skip
+    unit = tmp_path / "test.yml"
+    whole = {"rule_files": [rules.name], "evaluation_interval": "1m", "tests": tests}
+    unit.write_text(json.dumps(whole), encoding="utf-8")
+    assert "SUCCESS" in promtool("test", "rules", unit)

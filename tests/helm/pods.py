@@ -122,12 +122,29 @@ class Container:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(wait_until(lambda: children.read_text().split(), 20)[0])
 
+    def _inside(self, *namespaces: str) -> list[str]:
+        users = [] if _AS_ROOT else ["--user", "--preserve-credentials"]
+        return ["nsenter", "--target", str(self.pid), *namespaces, *users]
+
+    def execute(self, *program: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program in the container, as `kubectl exec` does."""
+        drop = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+        environment = Path(f"/proc/{self.pid}/environ").read_bytes().decode().split("\0")
+        return subprocess.run(
+            [*self._inside("--mount", "--net", "--pid", "--root", "--wd"),
+             "env", "-i", *filter(None, environment), *(drop if _AS_ROOT else []), *program],
+            text=True, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def states(self) -> list[tuple[str, str]]:
+        """Return state and name of each process in there, as `ps` shows them."""
+        shown = self.execute("ps", "-e", "-o", "stat=,comm=").stdout.splitlines()
+        return [(line.split()[0][:1], line.split()[1]) for line in shown]
+
     def curl(self, url: str, *arguments: str) -> tuple[int, str]:
         """Ask it from inside its network; status and body."""
-        users = [] if _AS_ROOT else ["--user", "--preserve-credentials"]
         done = subprocess.run(
-            ["nsenter", "--target", str(self.pid), "--net", *users,
-             "curl", "-sS", "--max-time", "20", "--write-out", "\n%{http_code}", url, *arguments],
+            [*self._inside("--net"), "curl", "-sS", "--max-time", "20", "--write-out", "\n%{http_code}", url, *arguments],
             text=True, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         body, _, status = done.stdout.rpartition("\n")

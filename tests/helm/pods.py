@@ -104,8 +104,6 @@ class Container:
         mounts = dict(image.mounts)
         for one in container["volumeMounts"]:
             mounts[one["mountPath"]] = (volumes[one["name"]], not one.get("readOnly", False))
-        for volume in volumes.values():
-            give(volume, self.user)
         program = [*image.entrypoint, *container["args"]]
         environment = {**image.environment, **{one["name"]: one["value"] for one in container["env"]}}
         self.log = directory / f"{name}-{container['args'][0]}.log"

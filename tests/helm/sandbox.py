@@ -42,9 +42,8 @@ def bind(source: Path, target: Path, is_writable: bool) -> None:
 
 def place(target: Path, is_directory: bool) -> None:
     """Make something to mount on."""
-    if is_directory:
-        target.mkdir(parents=True, exist_ok=True)
-    else:
+    (target if is_directory else target.parent).mkdir(parents=True, exist_ok=True)
+    if not is_directory:
         target.touch()
 
 
@@ -54,7 +53,7 @@ def furnish(real: Path, shown: Path, mounts: list[Path]) -> None:
         target = shown / entry.name
         if entry.is_symlink():
             target.symlink_to(entry.readlink())
-        elif real == Path("/") and entry.name in EMPTY or entry in mounts:
+        elif real == Path("/") and entry.name in EMPTY:
             place(target, True)
         elif entry.name == "dev" and real == Path("/"):
             place(target, True)
@@ -81,7 +80,7 @@ def main(specification: str, *program: str) -> None:
     furnish(Path("/"), root, list(mounts))
     for path, (source, is_writable) in sorted(mounts.items()):
         target = root / path.relative_to("/")
-        place(target, True)
+        place(target, source.is_dir())
         bind(source, target, is_writable)
     mount("proc", root / "proc", "proc")
     mount("none", root, flags=MS_REMOUNT | MS_BIND | MS_RDONLY)

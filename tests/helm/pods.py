@@ -105,7 +105,10 @@ class Container:
         for one in container["volumeMounts"]:
             mounts[one["mountPath"]] = (volumes[one["name"]], not one.get("readOnly", False))
         program = [*image.entrypoint, *container["args"]]
-        environment = {**image.environment, **{one["name"]: one["value"] for one in container["env"]}}
+        environment = {
+            **image.environment,
+            **{one["name"]: one["value"] for one in container["env"]},
+        }
         self.log = directory / f"{name}-{container['args'][0]}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -69,7 +69,9 @@ def furnish(real: Path, shown: Path, mounts: list[Path]) -> None:
 def main(specification: str, *program: str) -> None:
     """Build the root, enter it, and become the program."""
     said = json.loads(specification)
-    mounts = {Path(path): (Path(source), writes) for path, (source, writes) in said["mounts"].items()}
+    mounts = {
+        Path(path): (Path(source), writes) for path, (source, writes) in said["mounts"].items()
+    }
     # Where Python is, all the way must be open to everybody.
     mounts.setdefault(Path(sys.base_prefix), (Path(sys.base_prefix), False))
     mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)

@@ -40,7 +40,9 @@ def as_the_operator_does(resource: Resource, has_matcher: bool) -> dict[str, Any
         "repeatInterval": "repeat_interval",
     }  # fmt: skip
     route = {names[key]: spec["route"][key] for key in names}
-    matchers = [f'{one["name"]}{one["matchType"]}"{one["value"]}"' for one in spec["route"]["matchers"]]
+    matchers = [
+        f'{one["name"]}{one["matchType"]}"{one["value"]}"' for one in spec["route"]["matchers"]
+    ]
     if has_matcher:
         matchers.append(f'namespace="{NAMESPACE}"')
     receivers = []
@@ -70,10 +72,14 @@ def routed(request: pytest.FixtureRequest) -> list[Resource]:
     return find_helm("helm4").template(request.param)
 
 
-def test_alerts_of_the_thresholds_reach_the_receiver(routed: list[Resource], tmp_path: Path) -> None:
+def test_alerts_of_the_thresholds_reach_the_receiver(
+    routed: list[Resource], tmp_path: Path
+) -> None:
     resource = pick(routed, "AlertmanagerConfig")
     rules = [
-        rule for group in pick(routed, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]
+        rule
+        for group in pick(routed, "PrometheusRule")["spec"]["groups"]
+        for rule in group["rules"]
     ]
     has_matcher = "namespace" in rules[0]["labels"]
     file = tmp_path / "alertmanager.yml"
@@ -102,7 +108,9 @@ def test_operator_sends_everything_with_the_token_of_the_release(routed: list[Re
     (mounted,) = [one["secret"] for one in pod["volumes"] if one["name"] == "credentials"]
     token = webhook["httpConfig"]["authorization"]["credentials"]
     assert token["name"] == mounted["secretName"]
-    files = [e["value"] for e in pod["containers"][0]["env"] if e["name"] == "RECEIVER_SUBMIT_TOKEN_FILE"]
+    files = [
+        e["value"] for e in pod["containers"][0]["env"] if e["name"] == "RECEIVER_SUBMIT_TOKEN_FILE"
+    ]
     assert files == [f"/run/alert-receiver/credentials/{token['key']}"]
 
 
@@ -159,7 +167,10 @@ def test_alertmanager_accepts_the_configuration_of_the_notes(
         ({"auth": {"none": True}}, "WARNING: there are no credentials"),
         ({"persistence": {"enabled": False}}, "WARNING: the journal goes with the pod"),
         ({"alertmanagerConfig": {"enabled": True}}, f'only alerts with namespace="{NAMESPACE}"'),
-        ({"serviceMonitor": {"enabled": True}}, "only if its Helm release is called kube-prometheus"),
+        (
+            {"serviceMonitor": {"enabled": True}},
+            "only if its Helm release is called kube-prometheus",
+        ),
     ],
     ids=["no credentials", "no volume", "namespace", "release"],
 )

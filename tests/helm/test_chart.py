@@ -158,7 +158,9 @@ def test_arguments_are_commands_of_the_receiver(resources: list[Resource]) -> No
 def test_probes_ask_paths_that_need_no_credentials(resources: list[Resource]) -> None:
     for one in workloads(resources):
         container = container_of(one)
-        probes = {name: container.get(f"{name}Probe") for name in ("startup", "liveness", "readiness")}
+        probes = {
+            name: container.get(f"{name}Probe") for name in ("startup", "liveness", "readiness")
+        }
         if container["args"] == ["worker"]:
             assert set(probes.values()) == {None}
             continue
@@ -173,7 +175,9 @@ def test_grace_period_of_the_pod_covers_pause_and_drain(resources: list[Resource
     for one in workloads(resources):
         container = container_of(one)
         environment = {entry["name"]: entry.get("value") for entry in container["env"]}
-        grace = receiver_settings.load({"RECEIVER_GRACE_PERIOD": environment["RECEIVER_GRACE_PERIOD"]}, {})
+        grace = receiver_settings.load(
+            {"RECEIVER_GRACE_PERIOD": environment["RECEIVER_GRACE_PERIOD"]}, {}
+        )
         hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
         pause = timedelta(seconds=int(hook[1]) if hook else 0)
         whole = grace.grace_period + pause + timedelta(seconds=supervisor._MARGIN_SECONDS)
@@ -237,7 +241,9 @@ def test_numbers_and_lists_reach_settings_as_people_write_them(tmp_path: Path) -
         settings={"RECEIVER_MAX_BODY": 33554432, "RECEIVER_ACTIONS": ["log_action", "file_action"]},
         policies={"log_action": {"max_repeats": 1000000, "dry_run": True, "backoff": "1s..5m"}},
     )
-    environment = {e["name"]: e["value"] for e in container_of(pick(resources, "Deployment"))["env"]}
+    environment = {
+        e["name"]: e["value"] for e in container_of(pick(resources, "Deployment"))["env"]
+    }
     assert environment["RECEIVER_MAX_BODY"] == "33554432"
     assert environment["RECEIVER_ACTIONS"] == "log_action,file_action"
     assert environment["RECEIVER_ACTION_LOG_ACTION_MAX_REPEATS"] == "1000000"
@@ -330,4 +336,6 @@ def test_every_value_has_an_effect() -> None:
     for path, _, _ in documented():
         last = path.rsplit(".", 1)[-1]
         whole = {f"Values.{path}", f".{last}", f'"{last}"'}
-        assert any(re.search(rf"{re.escape(one)}\b|{re.escape(one)}", templates) for one in whole), path
+        assert any(
+            re.search(rf"{re.escape(one)}\b|{re.escape(one)}", templates) for one in whole
+        ), path

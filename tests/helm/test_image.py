@@ -157,9 +157,7 @@ def run(image: Image, tmp_path: Path) -> Iterator[Run]:
     """Runs the receiver's container of a Deployment, with volumes that stay for the test."""
     running: list[Container] = []
 
-    def run_it(
-        resources: list[Resource], name: str = "", **secrets: dict[str, str]
-    ) -> Container:
+    def run_it(resources: list[Resource], name: str = "", **secrets: dict[str, str]) -> Container:
         """`secrets` holds the Secrets that the release does not bring, by volume."""
         pod = pick(resources, "Deployment", name)["spec"]["template"]["spec"]
         volumes = {}
@@ -291,7 +289,11 @@ def test_pods_on_postgresql_accept_in_one_and_act_in_the_other(
     resources = find_helm("helm4").template(written(tmp_path, values))
     secrets = {
         "database": {"uri": url.render_as_string(hide_password=False) + "\n"},
-        "credentials": {"submit-token": "s" * 20, "read-token": "r" * 20, "operate-token": "o" * 20},
+        "credentials": {
+            "submit-token": "s" * 20,
+            "read-token": "r" * 20,
+            "operate-token": "o" * 20,
+        },
     }
     web = run(resources, "alert-receiver", **secrets)
     worker = run(resources, "-worker", **secrets)

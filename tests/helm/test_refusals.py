@@ -135,7 +135,9 @@ def test_every_refusal_of_the_templates_has_a_test() -> None:
     messages = [
         text
         for file in (CHART / "templates").glob("*.tpl")
-        for text in re.findall(r'append \$wrong \(?(?:printf )?"((?:[^"\\]|\\.)*)"', file.read_text())
+        for text in re.findall(
+            r'append \$wrong \(?(?:printf )?"((?:[^"\\]|\\.)*)"', file.read_text()
+        )
     ]
     assert len(messages) >= 20
     for message in messages:
@@ -147,7 +149,11 @@ def test_every_refusal_of_the_templates_has_a_test() -> None:
 def test_all_reasons_are_given_at_once(helm: Helm, tmp_path: Path) -> None:
     values = {"replicaCount": 2, "auth": {"generate": False}, **threshold(action="nope")}
     text = refusal(helm, written(tmp_path, values))
-    for words in ("- replicaCount: 2 pods", "- auth: there are no", '- thresholds, A: there is no action "nope"'):
+    for words in (
+        "- replicaCount: 2 pods",
+        "- auth: there are no",
+        '- thresholds, A: there is no action "nope"',
+    ):
         assert words in text
 
 
@@ -223,7 +229,9 @@ def objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 def test_schema_refuses_the_unknown_wherever_it_lists_the_known() -> None:
     found = dict(objects(SCHEMA))
     assert len(found) > 15
-    assert [path for path, one in found.items() if one.get("additionalProperties") is not False] == []
+    assert [
+        path for path, one in found.items() if one.get("additionalProperties") is not False
+    ] == []
 
 
 def test_schema_and_values_name_the_same() -> None:

@@ -137,7 +137,8 @@ def fires(alert: str, at: str, *expected: tuple[dict[str, str], dict[str, str]])
         "eval_time": at,
         "alertname": alert,
         "exp_alerts": [
-            {"exp_labels": labels, "exp_annotations": annotations} for labels, annotations in expected
+            {"exp_labels": labels, "exp_annotations": annotations}
+            for labels, annotations in expected
         ],
     }
 
@@ -159,7 +160,9 @@ def test_rules_fire_when_they_should(tmp_path: Path) -> None:
     rules = rule_file(tmp_path, find_helm("helm4").template(example))
 
     def soft(value: str, **labels: str) -> Any:
-        return alert("warning", "log_action", "> 80", value, "5m", "queue_depth", team="orders", **labels)
+        return alert(
+            "warning", "log_action", "> 80", value, "5m", "queue_depth", team="orders", **labels
+        )
 
     def hard(value: str, **labels: str) -> Any:
         both = "drain_queue, log_action"
@@ -202,11 +205,15 @@ def test_rules_fire_when_they_should(tmp_path: Path) -> None:
             "expected": [fires("NothingWrittenHard", "10m", one_idle)],
         },
         "breached, nothing there": {
-            "series": [{"series": 'heartbeat_timestamp_seconds{service="other"}', "values": "0x20"}],
+            "series": [
+                {"series": 'heartbeat_timestamp_seconds{service="other"}', "values": "0x20"}
+            ],
             "expected": [fires("HeartbeatOldHard", "10m", no_heartbeat)],
         },
         "breached, crossed": {
-            "series": [{"series": 'heartbeat_timestamp_seconds{service="billing"}', "values": "0x20"}],
+            "series": [
+                {"series": 'heartbeat_timestamp_seconds{service="billing"}', "values": "0x20"}
+            ],
             "expected": [fires("HeartbeatOldHard", "10m", old_heartbeat)],
         },
         "breached, fine": {

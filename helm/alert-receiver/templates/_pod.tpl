@@ -124,11 +124,12 @@ The pod template; takes `root`, `role` (serve, web or worker) and `resources`.
 {{- $serves := ne .role "worker" -}}
 {{- $resources := .resources -}}
 {{- $role := .role -}}
+{{- $component := ternary "web" "worker" $serves -}}
 {{- with .root -}}
 metadata:
   labels:
     {{- include "alert-receiver.labels" . | nindent 4 }}
-    app.kubernetes.io/component: {{ $role }}
+    app.kubernetes.io/component: {{ $component }}
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -244,7 +245,7 @@ spec:
       labelSelector:
         matchLabels:
           {{- include "alert-receiver.selectorLabels" $.root | nindent 10 }}
-          app.kubernetes.io/component: {{ $role }}
+          app.kubernetes.io/component: {{ $component }}
     {{- end }}
     {{- end }}
 {{- end }}

@@ -74,12 +74,13 @@ def written(directory: Path, values: Mapping[str, Any]) -> Path:
 
 
 def pick(resources: list[Resource], kind: str, name: str = "") -> Resource:
-    """Return the one resource of a kind, or the one whose name ends so."""
+    """Return the main resource of a kind, or the one whose name ends so."""
     found = [
         one for one in resources if one["kind"] == kind and one["metadata"]["name"].endswith(name)
     ]
-    assert len(found) == 1, [one["metadata"]["name"] for one in found]
-    return found[0]
+    assert found, f"no {kind} {name}"
+    # What stands beside the main one has its name and a suffix.
+    return min(found, key=lambda one: len(one["metadata"]["name"]))
 
 
 def container_of(workload: Resource) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from receiver.policies import Policy
 BUILT_INS = (efs_emergency, file_action, http_plugin, log_action)
 # Where a file of the chart comes from.
 COPIES = {
-    "files/rules.yaml": ROOT / "receiver" / "monitoring" / "rules.yaml",
+    "files/rules.yml": ROOT / "receiver" / "monitoring" / "rules.yml",
     "files/dashboard.json": ROOT / "receiver" / "monitoring" / "dashboard.json",
 }
 # Settings with a value of their own in the chart.
@@ -26,8 +26,8 @@ WITH_A_VALUE = (
     "RECEIVER_BIND", "RECEIVER_DATA_DIR", "RECEIVER_DATABASE_URL", "RECEIVER_AUTH",
     "RECEIVER_SUBMIT_TOKEN", "RECEIVER_READ_TOKEN", "RECEIVER_OPERATE_TOKEN",
     "RECEIVER_SUBMIT_BASIC_AUTH", "RECEIVER_READ_BASIC_AUTH", "RECEIVER_OPERATE_BASIC_AUTH",
-    "RECEIVER_METRICS_OPEN", "RECEIVER_TLS_CERT", "RECEIVER_TLS_KEY", "RECEIVER_TLS_CLIENT_CA",
-    "RECEIVER_GRACE_PERIOD", "ACTION_PLUGIN", "PLUGIN_DIR",
+    "RECEIVER_METRICS_OPEN", "RECEIVER_WORKER_METRICS_BIND", "RECEIVER_TLS_CERT",
+    "RECEIVER_TLS_KEY", "RECEIVER_TLS_CLIENT_CA", "RECEIVER_GRACE_PERIOD", "ACTION_PLUGIN", "PLUGIN_DIR",
 )  # fmt: skip
 TABLE_BEGINS, TABLE_ENDS = "<!-- values -->\n", "<!-- end of values -->\n"
 
@@ -111,6 +111,5 @@ def renew() -> None:
     (CHART / "values.schema.json").write_text(schema_text(), encoding="utf-8")
     (CHART / "README.md").write_text(readme_text(), encoding="utf-8")
     for name, source in COPIES.items():
-        if source.exists():
-            (CHART / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, CHART / name)
+        (CHART / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, CHART / name)

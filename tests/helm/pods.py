@@ -138,14 +138,17 @@ class Container:
         )  # fmt: skip
 
     def states(self) -> list[tuple[str, str]]:
-        """Return state and name of each process in there, as `ps` shows them."""
-        shown = self.execute("ps", "-e", "-o", "stat=,comm=").stdout.splitlines()
-        return [(line.split()[0][:1], line.split()[1]) for line in shown]
+        """Return state (`Z`: ended, and nobody took note) and name of each process in there."""
+        shown = self.execute("sh", "-c", "cat /proc/[0-9]*/stat").stdout
+        found = re.findall(r"^\d+ \((.*)\) (\S)", shown, re.MULTILINE)
+        assert found
+        return [(state, name) for name, state in found]
 
     def curl(self, url: str, *arguments: str) -> tuple[int, str]:
         """Ask it from inside its network; status and body."""
         done = subprocess.run(
-            [*self._inside("--net"), "curl", "-sS", "--max-time", "20", "--write-out", "\n%{http_code}", url, *arguments],
+            [*self._inside("--net"), "curl", "-sS", "--max-time", "20",
+             "--write-out", "\n%{http_code}", url, *arguments],
             text=True, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         body, _, status = done.stdout.rpartition("\n")

@@ -1,4 +1,4 @@
-"""Where alerts go: the AlertmanagerConfig as the operator reads it, and the notes' alertmanager.yml."""
+"""Where alerts go: by the AlertmanagerConfig, as the operator reads it, and as the notes say."""
 
 import json
 import subprocess

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from charts import CHART, EXAMPLES, Helm, Resource, container_of, find_helm, pick, written
-from made import documented
+from made import COPIES, documented
 
 from receiver import settings as receiver_settings
 from receiver import supervisor
@@ -65,7 +65,7 @@ def test_both_helms_render_the_same(example: Path) -> None:
 
 
 def test_every_resource_has_the_labels_of_the_release(resources: list[Resource]) -> None:
-    own = [one for one in resources if "authorities" != one["metadata"]["name"]]
+    own = [one for one in resources if one["metadata"]["name"] != "authorities"]
     for one in own:
         if one["metadata"]["name"].endswith("-text"):
             continue
@@ -118,9 +118,10 @@ def test_selectors_find_the_pods_they_mean_and_no_others(resources: list[Resourc
 
     for one in workloads(resources):
         assert selected(one["spec"]["selector"]["matchLabels"]) == {one["metadata"]["name"]}
-    service = pick(resources, "Service")
-    assert len(selected(service["spec"]["selector"])) == 1
     for one in resources:
+        if one["kind"] == "Service":
+            (name,) = selected(one["spec"]["selector"])
+            assert name == one["metadata"]["name"]
         if one["kind"] == "PodDisruptionBudget":
             assert len(selected(one["spec"]["selector"]["matchLabels"])) == 1
         if one["kind"] == "NetworkPolicy":
@@ -318,6 +319,32 @@ def test_what_prometheus_reads_with_may_not_post(tmp_path: Path) -> None:
     assert endpoint["port"] in [one["name"] for one in service["spec"]["ports"]]
     opened = template(tmp_path, serviceMonitor={"enabled": True}, openMetrics=True)
     assert "authorization" not in pick(opened, "ServiceMonitor")["spec"]["endpoints"][0]
+
+
+def test_every_pod_is_scraped(tmp_path: Path) -> None:
+    resources = template(tmp_path, **POSTGRESQL, serviceMonitor={"enabled": True})
+    selector = pick(resources, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    services = [
+        one["metadata"]["name"]
+        for one in resources
+        if one["kind"] == "Service" and selector.items() <= one["metadata"]["labels"].items()
+    ]
+    assert services == [one["metadata"]["name"] for one in workloads(resources)]
+    for one in workloads(resources):
+        assert {"name": "http", "containerPort": 8080} in container_of(one)["ports"]
+
+
+def test_alerts_about_the_receiver_and_dashboard_are_its_own(tmp_path: Path) -> None:
+    values = {"selfAlerts": {"enabled": True}, "dashboard": {"enabled": True}}
+    resources = template(tmp_path, **values, prometheusRelease="stack")
+    rule = pick(resources, "PrometheusRule", "-self")
+    assert rule["metadata"]["labels"]["release"] == "stack"
+    assert rule["spec"] == yaml.safe_load(COPIES["files/rules.yml"].read_text())
+    dashboard = pick(resources, "ConfigMap", "-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboard["data"] == {
+        "alert-receiver.json": COPIES["files/dashboard.json"].read_text()
+    }  # fmt: skip
 
 
 def test_extra_objects_can_use_the_templates_of_the_chart() -> None:

@@ -30,7 +30,7 @@ class Cluster:
         cluster = self
 
         class Handler(QuietHandler):
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802
                 status, body = cluster.answer(self.path.partition("?")[0])
                 content = json.dumps(body).encode()
                 self.send_response(status)

@@ -1,4 +1,4 @@
-"""What the chart refuses: unsafe combinations by its templates, unknown and malformed values by its schema."""
+"""What the chart refuses: the unsafe by its templates, the unknown and malformed by its schema."""
 
 import json
 import re
@@ -81,7 +81,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         'thresholds, A: there is no action "nope"',
     ),
     "unknown default": ({"actionPlugin": "nope"}, 'actionPlugin: there is no action "nope"'),
-    "policy of an unknown action": ({"policies": {"nope": {}}}, 'policies: there is no action "nope"'),
+    "policy of an unknown action": (
+        {"policies": {"nope": {}}},
+        'policies: there is no action "nope"',
+    ),
     "escalation to an unknown action": (
         {"policies": {"log_action": {"escalate_to": "nope"}}},
         'policies.log_action.escalate_to: there is no action "nope"',

@@ -83,3 +83,8 @@ release: {{ . | quote }}
 {{- define "alert-receiver.hasPlugins" -}}
 {{- with .Values.plugins }}{{ if or .files .existingConfigMap .initContainer .imageVolume }}true{{ end }}{{ end -}}
 {{- end -}}
+
+{{/* "true" where metrics can be read, by whoever may or by all; else empty. */}}
+{{- define "alert-receiver.hasMetrics" -}}
+{{- with .Values.auth.keys }}{{ if or $.Values.auth.none $.Values.openMetrics .readToken .readBasicAuth .operateToken .operateBasicAuth }}true{{ end }}{{ end -}}
+{{- end -}}

@@ -186,13 +186,18 @@ spec:
       args: [{{ $role }}]
       env:
         {{- include "alert-receiver.env" . | nindent 8 }}
+        {{- if and (not $serves) (include "alert-receiver.hasMetrics" .) }}
+        - {name: RECEIVER_WORKER_METRICS_BIND, value: "0.0.0.0:8080"}
+        {{- end }}
       {{- with .Values.envFrom }}
       envFrom:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- if $serves }}
+      {{- if or $serves (include "alert-receiver.hasMetrics" .) }}
       ports:
         - {name: http, containerPort: 8080}
+      {{- end }}
+      {{- if $serves }}
       startupProbe:
         httpGet: {path: /-/healthy, port: http, scheme: {{ include "alert-receiver.scheme" . | upper }}}
         periodSeconds: 2

@@ -153,7 +153,8 @@ def test_arguments_are_commands_of_the_receiver(resources: list[Resource]) -> No
         found = cli.get_command(click.Context(cli), command)
         assert found is not None
         known = {name for one in found.params for name in one.opts}
-        assert {one for one in options if one.startswith("-")} <= known
+        given = {one.partition("=")[0] for one in options if one.startswith("-")}
+        assert given <= known
 
 
 def test_probes_ask_paths_that_need_no_credentials(resources: list[Resource]) -> None:
@@ -234,6 +235,15 @@ def test_volume_can_be_one_that_exists_or_none(tmp_path: Path) -> None:
 
 
 # Values that reach the pod
+
+
+def test_client_certificates_are_demanded_and_helm_test_has_none(tmp_path: Path) -> None:
+    tls = {"existingSecret": "certificate", "clientCertificates": True}
+    resources = template(tmp_path, tls=tls)
+    container = container_of(pick(resources, "Deployment"))
+    authority = {"name": "RECEIVER_TLS_CLIENT_CA", "value": "/run/alert-receiver/tls/ca.crt"}
+    assert authority in container["env"]
+    assert not [one for one in resources if one["kind"] == "Pod"]
 
 
 def test_numbers_and_lists_reach_settings_as_people_write_them(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import dockerfiles
 import pytest
 import sqlalchemy as sa
 import yaml
+from certificates import Authority
 from charts import CHART, Resource, find_helm, pick, written
 from databases import Databases
 from documents import ROOT
@@ -209,6 +210,19 @@ def wait_until_probes_succeed(
         wait_until(answers, 60, f"{probe}; log: {container.log}")
 
 
+def run_own_test(pod: Container, resources: list[Resource]) -> "subprocess.CompletedProcess[str]":
+    """Run what `helm test` would, only beside the receiver: no name of a Service is known here."""
+    (test,) = [one["spec"]["containers"][0] for one in resources if one["kind"] == "Pod"]
+    arguments = [
+        word.replace("alert-receiver.monitoring.svc", "127.0.0.1") for word in test["args"]
+    ]
+    environment = [f"{one['name']}={one['value']}" for one in test["env"]]
+    there = {mount["mountPath"] for mount in test["volumeMounts"]}
+    container = pick(resources, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert there <= {mount["mountPath"] for mount in container["volumeMounts"]}
+    return pod.execute("env", *environment, "receiver", *arguments)
+
+
 LEAVES_A_CHILD = """
 import subprocess
 from receiver import hookimpl
@@ -253,12 +267,7 @@ def test_pod_on_sqlite_serves_and_acts_and_ends_in_time(run: Run, tmp_path: Path
         assert "Read-only file system" in refused.stderr
     assert pod.execute("id", "-u").stdout.strip() == (str(USER) if os.geteuid() == 0 else "0")
 
-    # The chart's own test.
-    (test,) = [one["spec"]["containers"][0] for one in resources if one["kind"] == "Pod"]
-    arguments = [
-        word.replace("alert-receiver.monitoring.svc", "127.0.0.1") for word in test["args"]
-    ]
-    sent = pod.execute("receiver", *arguments)
+    sent = run_own_test(pod, resources)
     assert sent.stdout.startswith('200 {"accepted":0'), sent.stdout + sent.stderr
     assert '"resolved":' in sent.stdout
 
@@ -271,6 +280,38 @@ def test_pod_on_sqlite_serves_and_acts_and_ends_in_time(run: Run, tmp_path: Path
     wait_until_probes_succeed(again, resources)
     status, text = post(again, body, tokens["submit-token"])
     assert (status, json.loads(text)["duplicate"]) == (200, 2)
+
+
+def test_pod_with_a_certificate_serves_tls_and_passes_its_own_test(
+    run: Run, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    host = "alert-receiver.monitoring.svc"
+    certificate, key = authority.issue(host)
+    values = {
+        "tls": {"existingSecret": "certificate"},
+        "auth": {
+            "existingSecret": "logins",
+            "keys": {"submitToken": "", "submitBasicAuth": "login", "readToken": "",
+                     "operateToken": ""},
+        },
+    }  # fmt: skip
+    resources = find_helm("helm4").template(written(tmp_path, values))
+    files = {"tls.crt": certificate, "tls.key": key, "ca.crt": authority.file}
+    pod = run(
+        resources,
+        tls={name: file.read_text() for name, file in files.items()},
+        credentials={"login": "alertmanager:a-password"},
+    )
+    pod.wait_until_logged("web started")
+    container = pick(resources, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    probe = container["readinessProbe"]["httpGet"]
+    url = f"{probe['scheme'].lower()}://{host}:8080"
+    there = ["--cacert", str(authority.file), "--resolve", f"{host}:8080:127.0.0.1"]
+    wait_until(lambda: pod.curl(f"{url}{probe['path']}", *there)[0] == 200, 60)
+    assert pod.curl(url.replace("https", "http"))[0] != 200
+    sent = run_own_test(pod, resources)
+    assert sent.stdout.startswith('200 {"accepted":0'), sent.stdout + sent.stderr
 
 
 def test_pods_on_postgresql_accept_in_one_and_act_in_the_other(

@@ -286,6 +286,58 @@ def test_plugins_are_mounted_where_the_receiver_looks(
         assert one["volumeMounts"] == [{"name": "plugins", "mountPath": mount["mountPath"]}]
 
 
+def example_of(name: str) -> list[Resource]:
+    (file,) = [one for one in EXAMPLES if one.name == f"{name}-values.yaml"]
+    return find_helm("helm4").template(file)
+
+
+def test_what_is_said_of_pods_reaches_each_of_them() -> None:
+    given = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())
+    found = workloads(example_of("everything"))
+    assert len(found) == 2
+    for one in found:
+        metadata, pod = one["spec"]["template"]["metadata"], one["spec"]["template"]["spec"]
+        assert given["podLabels"].items() <= metadata["labels"].items()
+        assert given["podAnnotations"].items() <= metadata["annotations"].items()
+        for name in ("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints",
+                     "priorityClassName"):  # fmt: skip
+            assert pod[name] == given[name]
+        assert pod["imagePullSecrets"] == given["image"]["pullSecrets"]
+        assert pod["initContainers"][1:] == given["initContainers"]
+        assert pod["containers"][1:] == given["sidecars"]
+        assert pod["serviceAccountName"] == "actions"
+        assert given["extraVolumes"][0] in pod["volumes"]
+        container = container_of(one)
+        assert container["image"] == "alert-receiver:1.2.3"
+        assert container["imagePullPolicy"] == "Always"
+        assert container["envFrom"] == given["envFrom"]
+        assert given["extraEnv"][0] in container["env"]
+        assert given["extraVolumeMounts"][0] in container["volumeMounts"]
+        assert container["resources"]["requests"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_image_by_digest_and_role_of_irsa() -> None:
+    resources = example_of("eks")
+    given = yaml.safe_load((CHART / "ci" / "eks-values.yaml").read_text())
+    container = container_of(pick(resources, "Deployment"))
+    assert container["image"] == f"registry.example.com/alert-receiver@{given['image']['digest']}"
+    account = pick(resources, "ServiceAccount")
+    assert account["metadata"]["annotations"] == given["serviceAccount"]["annotations"]
+    pod = pick(resources, "Deployment")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_pods_are_spread_over_nodes_and_zones_as_far_as_it_goes(tmp_path: Path) -> None:
+    for one in workloads(template(tmp_path, **POSTGRESQL)):
+        spread = one["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        keys = [constraint["topologyKey"] for constraint in spread]
+        assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        for constraint in spread:
+            assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+            assert constraint["labelSelector"] == one["spec"]["selector"]
+
+
 def test_pods_are_replaced_when_plugins_change(tmp_path: Path) -> None:
     def annotations(text: str) -> Any:
         resources = template(tmp_path, plugins={"files": {"a.py": text}})
@@ -358,8 +410,7 @@ def test_alerts_about_the_receiver_and_dashboard_are_its_own(tmp_path: Path) -> 
 
 
 def test_extra_objects_can_use_the_templates_of_the_chart() -> None:
-    (example,) = [one for one in EXAMPLES if one.name.startswith("everything")]
-    resources = find_helm("helm4").template(example)
+    resources = example_of("everything")
     maps = {one["metadata"]["name"]: one for one in resources if one["kind"] == "ConfigMap"}
     assert maps["authorities"]["data"]["webhook"] == "https://actions.monitoring.svc:9000/webhook"
     assert "alert-receiver-text" in maps

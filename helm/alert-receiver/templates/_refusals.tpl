@@ -22,8 +22,8 @@ Renders nothing, or ends with every reason why these values are unsafe, each wit
   {{- if not (or .auth.existingSecret .auth.generate) -}}
     {{- $wrong = append $wrong "auth: there are no credentials; set auth.existingSecret, or auth.generate, or say with auth.none that something else protects the receiver" -}}
   {{- end -}}
-  {{- if not (or .auth.keys.submitToken .auth.keys.submitBasicAuth) -}}
-    {{- $wrong = append $wrong "auth.keys: Alertmanager has no credentials; set submitToken or submitBasicAuth" -}}
+  {{- if not (or .auth.keys.submitToken .auth.keys.submitBasicAuth .tls.clientCertificates) -}}
+    {{- $wrong = append $wrong "auth.keys: Alertmanager has no credentials; set submitToken, submitBasicAuth, or tls.clientCertificates" -}}
   {{- end -}}
   {{- if and (not .auth.existingSecret) (or .auth.keys.submitBasicAuth .auth.keys.readBasicAuth .auth.keys.operateBasicAuth) -}}
     {{- $wrong = append $wrong "auth.keys: only tokens are generated; basic auth needs auth.existingSecret" -}}

@@ -15,6 +15,8 @@ from documents import ROOT
 CHART = ROOT / "helm" / "alert-receiver"
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
 HELMS = ("helm3", "helm4")
+# What puts the journal into PostgreSQL.
+POSTGRESQL = {"database": {"existingSecret": "database"}, "auth": {"existingSecret": "tokens"}}
 RELEASE, NAMESPACE = "alert-receiver", "monitoring"
 
 Resource = dict[str, Any]
@@ -88,3 +90,13 @@ def container_of(workload: Resource) -> dict[str, Any]:
     containers = workload["spec"]["template"]["spec"]["containers"]
     (one,) = [container for container in containers if container["name"] == "receiver"]
     return dict(one)
+
+
+def template(directory: Path, *arguments: str, **values: Any) -> list[Resource]:
+    """Return what Helm 4 makes of these values; `directory` is for the file of them."""
+    return find_helm("helm4").template(written(directory, values), *arguments)
+
+
+def workloads(resources: list[Resource]) -> list[Resource]:
+    """Return the Deployments."""
+    return [one for one in resources if one["kind"] == "Deployment"]

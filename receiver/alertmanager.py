@@ -29,6 +29,7 @@ _ZERO_TIME = re.compile(r"0001-01-01[Tt]00:00:00(?:\.0{1,9})?(?:[Zz]|[+-]\d\d:\d
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+_KEPT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Alert:
 
     def to_json(self) -> str:
         """Return the alert as it is kept in the journal, in Alertmanager's own keys."""
-        return json.dumps(
+        return _KEPT.encode(
             {
                 "status": self.status,
                 "labels": self.labels,
@@ -64,9 +65,7 @@ class Alert:
                 "endsAt": self.ends_at.isoformat() if self.ends_at else None,
                 "generatorURL": self.generator_url,
                 "fingerprint": self.fingerprint,
-            },
-            ensure_ascii=False,
-            separators=(",", ":"),
+            }
         )
 
     @classmethod

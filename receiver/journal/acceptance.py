@@ -7,7 +7,7 @@ what a later alert meets is what an earlier one left.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -20,60 +20,80 @@ from receiver.alertmanager import Alert
 from receiver.episodes import Episode
 from receiver.intake import Counts, Intake, Routed
 from receiver.journal import changes, tables
-from receiver.journal.dialects import DIALECTS, Dialect, Key
+from receiver.journal.dialects import DIALECTS, Key
 from receiver.journal.journal import Journal
+from receiver.journal.prepared import Prepared
 from receiver.policies import Rules, target_of
 
-_CHUNK = 400  # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999.
+# Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999. Each has its statement.
+_CHUNKS = (1, 16, 400)
 _LONGEST_INDEXED = 200  # Characters: an index entry has a limit.
 
-_EPISODE_COLUMNS = [
-    tables.episodes.c[name]
-    for name in (
-        "source", "fingerprint", "action", "starts_at", "mark_at", "seen_at", "receiver",
-        "closed_at", "ends_at", "round",
-    )
-]  # fmt: skip
-
-_ROWS = (
-    sa.select(*_EPISODE_COLUMNS)
-    .where(
-        tables.episodes.c.source == sa.bindparam("of_source"),
-        tables.episodes.c.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)),
-    )
-    .order_by(tables.episodes.c.source, tables.episodes.c.fingerprint, tables.episodes.c.action)
-)
-_OPEN_REJECTED = (
-    sa.select(tables.rejected.c.id).where(tables.rejected.c.closed_at.is_(None)).limit(1)
-)
+_EPISODE_NAMES = (
+    "source", "fingerprint", "action", "starts_at", "mark_at", "seen_at", "receiver",
+    "closed_at", "ends_at", "round",
+)  # fmt: skip
+_RUN_NAMES = (
+    "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "episode_action", "target",
+    "alert_name", "alert", "receiver", "external_url", "created_at", "received_at", "due_at",
+    "state", "reason", "approval", "expires_at",
+)  # fmt: skip
+_REJECTED_NAMES = (
+    "source", "fingerprint", "name", "rule", "starts_at", "alert_name", "alert", "receiver",
+    "external_url", "reason", "times", "first_seen_at", "seen_at",
+)  # fmt: skip
 
 
 class _Statements:
-    """The writing statements of one dialect, built once: for one alert that costs the most."""
+    """The statements of one database, compiled once: for one alert that costs the most."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.create_runs = dialect.insert(tables.runs).on_conflict_do_nothing()
-        rows = dialect.insert(tables.episodes)
-        self.write_rows = rows.on_conflict_do_update(
+    def __init__(self, compiler: sa.Dialect) -> None:
+        dialect = DIALECTS[compiler.name]()
+
+        def inserting(table: sa.Table) -> Any:
+            return dialect.insert(table).inline()  # Nobody asks for the keys.
+
+        runs = inserting(tables.runs).on_conflict_do_nothing()
+        self.create_runs = Prepared(runs, _RUN_NAMES, compiler)
+        rows = inserting(tables.episodes)
+        rows = rows.on_conflict_do_update(
             index_elements=["source", "fingerprint", "action"],
-            set_={column.name: rows.excluded[column.name] for column in _EPISODE_COLUMNS[3:]},
+            set_={name: rows.excluded[name] for name in _EPISODE_NAMES[3:]},
         )
-        refused = dialect.insert(tables.rejected)
-        self.keep_rejected = refused.on_conflict_do_update(
+        self.write_rows = Prepared(rows, _EPISODE_NAMES, compiler)
+        refused = inserting(tables.rejected)
+        refused = refused.on_conflict_do_update(
             index_elements=["source", "fingerprint", "name", "starts_at"],
             set_={
-                "times": tables.rejected.c.times + 1,
+                "times": tables.rejected.c.times + sa.literal_column("1"),
                 **{name: refused.excluded[name] for name in ("seen_at", "rule", "reason", "alert")},
-                "closed_at": None,
-                "closed_by": None,
+                "closed_at": sa.null(),
+                "closed_by": sa.null(),
             },
         )
-        self.keep_routes = dialect.insert(tables.routes).on_conflict_do_nothing()
+        self.keep_rejected = Prepared(refused, _REJECTED_NAMES, compiler)
+        is_open = sa.exists().where(tables.rejected.c.closed_at.is_(None))
+        self.has_open_rejected = Prepared(sa.select(is_open), (), compiler)
+        routes = inserting(tables.routes).on_conflict_do_nothing()
+        self.keep_routes = Prepared(routes, ("source", "receiver", "resolved_at"), compiler)
+        self.lock_rows = {}
+        for size in _CHUNKS:
+            names = [f"fingerprint_{number}" for number in range(size)]
+            table = tables.episodes
+            query = dialect.for_update(
+                sa.select(*(table.c[name] for name in _EPISODE_NAMES))
+                .where(
+                    table.c.source == sa.bindparam("of_source"),
+                    table.c.fingerprint.in_([sa.bindparam(name) for name in names]),
+                )
+                .order_by(table.c.source, table.c.fingerprint, table.c.action)
+            )
+            self.lock_rows[size] = Prepared(query, ["of_source", *names], compiler), names
 
 
-@lru_cache
-def _statements(name: str) -> _Statements:
-    return _Statements(DIALECTS[name]())
+@lru_cache(maxsize=4)
+def _statements(compiler: sa.Dialect) -> _Statements:
+    return _Statements(compiler)
 
 
 @dataclass
@@ -85,6 +105,10 @@ class _Tally:
     resolved: int = 0
     rejected: int = 0
     ahead: int = 0
+
+    def counts(self) -> Counts:
+        """Return them as they are now."""
+        return Counts(self.accepted, self.duplicate, self.resolved, self.rejected, self.ahead)
 
 
 @dataclass
@@ -111,7 +135,7 @@ def record(journal: Journal, batch: Sequence[Intake], rules: Rules) -> list[Coun
         rows = _lock_rows(journal, connection, batch)
         for wave in _waves(batch, tallies):
             _record_wave(journal, connection, wave, rows, rules, now)
-    return [Counts(**asdict(tally)) for tally in tallies]
+    return [tally.counts() for tally in tallies]
 
 
 def _waves(batch: Sequence[Intake], tallies: Sequence[_Tally]) -> Iterator[_Wave]:
@@ -129,8 +153,8 @@ def _waves(batch: Sequence[Intake], tallies: Sequence[_Tally]) -> Iterator[_Wave
 
 def _chunks(fingerprints: Iterable[str]) -> Iterator[list[str]]:
     unique = sorted(set(fingerprints))
-    for start in range(0, len(unique), _CHUNK):
-        yield unique[start : start + _CHUNK]
+    for start in range(0, len(unique), _CHUNKS[-1]):
+        yield unique[start : start + _CHUNKS[-1]]
 
 
 def _lock_rows(
@@ -149,10 +173,12 @@ def _lock_rows(
     rows: dict[tuple[str, str], dict[str, Episode]] = defaultdict(dict)
     for source in sorted(fingerprints):
         for chunk in _chunks(fingerprints[source]):
-            values = {"of_source": source, "fingerprints": chunk}
-            for found in connection.execute(journal.dialect.for_update(_ROWS), values):
-                if found.starts_at is not None:
-                    row = Episode(*found)
+            size = next(size for size in _CHUNKS if size >= len(chunk))
+            query, names = _statements(journal.engine.dialect).lock_rows[size]
+            values = dict.fromkeys(names, chunk[0]) | dict(zip(names, chunk, strict=False))
+            for found in query.fetch(connection, {"of_source": source, **values}):
+                row = Episode(*found)
+                if row.starts_at is not None:  # Else it holds the place of one to come.
                     rows[row.source, row.fingerprint][row.action] = row
     return rows
 
@@ -263,17 +289,17 @@ def _run_values(
 
 
 def _row_values(row: Episode) -> dict[str, Any]:
-    return {column.name: getattr(row, column.name) for column in _EPISODE_COLUMNS}
+    return {name: getattr(row, name) for name in _EPISODE_NAMES}
 
 
 def _write_rows(journal: Journal, connection: Connection, wave: _Wave) -> None:
-    statements = _statements(journal.dialect.name)
+    statements = _statements(journal.engine.dialect)
     if wave.created:
         # The identity is unique: what stands there already is the same run.
-        connection.execute(statements.create_runs, wave.created)
+        statements.create_runs.execute(connection, wave.created)
     if wave.touched:
-        connection.execute(
-            statements.write_rows, [_row_values(row) for row in wave.touched.values()]
+        statements.write_rows.execute(
+            connection, [_row_values(row) for row in wave.touched.values()]
         )
 
 
@@ -300,10 +326,11 @@ def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now
         for rejection in routed.route.rejections
     ]
     still_refused = {(one["source"], one["fingerprint"], one["name"]) for one in refused}
-    if connection.execute(_OPEN_REJECTED).first():
+    statements = _statements(journal.engine.dialect)
+    if statements.has_open_rejected.fetch(connection, {}) == [[True]]:
         _close_rejections(connection, wave, still_refused, now)
     if refused:
-        connection.execute(_statements(journal.dialect.name).keep_rejected, refused)
+        statements.keep_rejected.execute(connection, refused)
 
 
 def _close_rejections(
@@ -343,10 +370,8 @@ def _write_routes(
     journal: Journal, connection: Connection, resolved_by: set[tuple[str, str]], now: datetime
 ) -> None:
     if resolved_by:
-        connection.execute(
-            _statements(journal.dialect.name).keep_routes,
-            [
-                {"source": source, "receiver": receiver, "resolved_at": now}
-                for source, receiver in sorted(resolved_by)
-            ],
-        )
+        values = [
+            {"source": source, "receiver": receiver, "resolved_at": now}
+            for source, receiver in sorted(resolved_by)
+        ]
+        _statements(journal.engine.dialect).keep_routes.execute(connection, values)

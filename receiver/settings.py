@@ -174,7 +174,13 @@ class Settings:
         "how long running attempts may finish after SIGTERM",
     )
     web_threads: int = setting(
-        "RECEIVER_WEB_THREADS", "count", "8", "requests that are answered at a time"
+        "RECEIVER_WEB_THREADS", "count", "16", "requests that are answered at a time"
+    )
+    web_one_processor: bool = setting(
+        "RECEIVER_WEB_ONE_PROCESSOR",
+        "boolean",
+        "true",
+        "while it is busy, the web process stays on one processor at a time, which is faster",
     )
     worker_threads: int = setting(
         "RECEIVER_WORKER_THREADS", "count", "16", "attempts that run at a time, of all actions"

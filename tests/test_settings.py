@@ -131,7 +131,7 @@ def test_four_sources_one_after_the_other(toml: WriteToml) -> None:
     config = toml("web_threads = 2")
     environment, flags = {"RECEIVER_WEB_THREADS": "3"}, {"RECEIVER_WEB_THREADS": "4"}
 
-    assert load({}, {}).web_threads == 8
+    assert load({}, {}).web_threads == 16
     assert load({}, {}, config).web_threads == 2
     assert load(environment, {}, config).web_threads == 3
     assert load(environment, flags, config).web_threads == 4

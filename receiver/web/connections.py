@@ -7,6 +7,7 @@ apart from that.
 
 import json
 import logging
+import select
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
-from ssl import SSLError
+from ssl import SSLError, SSLSocket
 from types import FrameType
 from typing import Any
 
@@ -26,11 +27,23 @@ _log = logging.getLogger(__name__)
 
 # Connections in the middle of a request. Those between two requests need no thread.
 REQUEST_THREADS = 256
+_LINGER_MILLISECONDS = 5
 _TITLES = {
     errors.LimitRequestLine: (414, "URI Too Long"),
     errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
     errors.ExpectationFailed: (417, "Expectation Failed"),
 }
+
+
+def _is_more_coming(conn: TConn) -> bool:
+    """Wait a moment for the next request on a connection; return whether it is here."""
+    if conn.parser.unreader.buf.getvalue():
+        return True
+    if isinstance(conn.sock, SSLSocket) and conn.sock.pending():
+        return True
+    waiting = select.poll()
+    waiting.register(conn.sock, select.POLLIN)
+    return bool(waiting.poll(_LINGER_MILLISECONDS))
 
 
 class Slots:
@@ -99,12 +112,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(conn.sock, EVENT_READ, readable)
 
     def handle(self, conn: TConn) -> Any:
-        """Read and answer one request; called in a thread of its own."""
-        self._begun[conn] = time.monotonic()
-        try:
-            return super().handle(conn)
-        finally:
-            del self._begun[conn]
+        """Serve what comes on a connection; of many requests in a row, all in this one thread.
+
+        gunicorn hands a connection from its main thread to another and back for each request,
+        which costs more than Flask does. While every connection can have a thread, wait a moment.
+        """
+        while True:
+            self._begun[conn] = time.monotonic()
+            try:
+                kept = super().handle(conn)
+            finally:
+                del self._begun[conn]
+            is_free = self.alive and self.nr_conns <= self.cfg.threads
+            if kept is not True or not is_free or not _is_more_coming(conn):
+                return kept
 
     def murder_pending(self) -> None:
         """End what takes too long; called about once a second."""

@@ -21,6 +21,7 @@ from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
 from receiver.web.connections import REQUEST_THREADS, Slots, Worker
+from receiver.web.processor import stay_on_one
 
 _log = logging.getLogger(__name__)
 
@@ -102,5 +103,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         except ReceiverError as error:
             _log.critical("web cannot start", extra={"error": str(error)})
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+        if self._settings.web_one_processor:
+            stay_on_one()
         _log.info("web started", extra={"bind": str(self._settings.bind)})
         return app

@@ -4,7 +4,6 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import (
@@ -65,7 +64,11 @@ def create_webhook(
                 "receiver": notification.receiver,
                 "group": notification.group_key[:500],
                 "alerts": len(notification.alerts),
-                **asdict(counts),
+                "accepted": counts.accepted,
+                "duplicate": counts.duplicate,
+                "resolved": counts.resolved,
+                "rejected": counts.rejected,
+                "ahead": counts.ahead,
                 "seconds": round(seconds, 4),
             },
         )

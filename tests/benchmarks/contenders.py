@@ -177,7 +177,6 @@ class Receiver(Contender):
             "RECEIVER_BIND": self.address,
             "RECEIVER_DATA_DIR": str(self._journal.parent),
             "RECEIVER_SUBMIT_TOKEN": self.headers["Authorization"].removeprefix("Bearer "),
-            "RECEIVER_WEB_THREADS": _THREADS,
             "ACTION_PLUGIN": self.action,
         }
 

@@ -16,9 +16,9 @@ _LOOK_SECONDS = 0.5
 # Shares of one processor's time. A process that uses less has nothing to gain, and one that others
 # use as much of is no place to stay on.
 _BUSY = 0.25
-_CONTENDED = 0.25
+_CONTENDED = 0.3
 # So many looks pass before another try where others were in the way.
-_PATIENCE = 20
+_PATIENCE = 10
 # For so long the kernel may choose freely: a thread that wakes is put on an idle processor.
 _CHOICE_SECONDS = 0.005
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -27,6 +27,10 @@ _FRAME_BYTES = _PAGE_BYTES + 24  # A page in SQLite's log, with its header.
 _FAILURE = "journal fails the worker"
 _NO_LIMIT = resource.RLIM_INFINITY
 _ANNOTATIONS = {"metric_name": "m", "value": "1", "threshold": "> 0", "for": "1m"}
+# Root may write to any file, unless it is denied that.
+_HEEDING_MODES = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+)
 _MOUNT = 'mount -t tmpfs -o size="$1" none "$0" && shift && exec "$@"'
 
 
@@ -324,6 +328,33 @@ def set_modes(record: Record, mode: int) -> None:
     # The database first: SQLite gives its mode to the files that it makes later.
     for file in sorted(record.file.parent.glob(f"{record.file.name}*")):
         file.chmod(mode)
+
+
+def test_journal_that_was_read_only_at_start_is_written_once_it_may_be(
+    tmp_path: Path, witness: Witness
+) -> None:
+    with running(tmp_path, witness.environment) as receiver:
+        assert post(receiver, "before").ok
+        wait_until(lambda: witness.seen("ends"))
+        assert receiver.stop() == 0
+    record = Record(tmp_path / "data")
+    set_modes(record, 0o400)
+    environment = {"RECEIVER_DATA_DIR": str(tmp_path / "data"), **witness.environment}
+    receiver = Receiver("serve", environment, tmp_path / "read-only.log", _HEEDING_MODES)
+    try:
+        wait_until(lambda: receiver.lines("web started"), 20)
+        assert not is_ready(receiver)
+        for _ in range(10):
+            assert post(receiver, "refused").status_code == 503
+        set_modes(record, 0o600)
+        wait_until(lambda: post(receiver, "after").ok, 10, "accepting")
+        wait_until(lambda: is_ready(receiver), 10, "ready")
+        wait_until(lambda: len(witness.seen("ends")) == 2, 20, "the run")
+        wait_until(lambda: record.unfinished() == 0, 10, "its outcome")
+        all_run_once(witness, record, ["before", "after"])
+        assert starts(receiver)[0] == 1  # The worker, which has nothing to do until then, retries.
+    finally:
+        receiver.kill()
 
 
 def test_journal_locked_by_another_process_answers_503_in_time_and_recovers(

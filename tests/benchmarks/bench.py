@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import breakdown
 import results
+import rows
 from contenders import CONTENDERS, Contender
 from load import BenchError, Load, body_template, find_wrk
 from results import Round
@@ -48,6 +50,10 @@ def _options() -> argparse.Namespace:
     add("--alerts", type=_positive, default=1, help="in a notification (default: 1)")
     add("--only", nargs="+", choices=[one.name for one in CONTENDERS], metavar="CONTENDER",
         help="compare these with the bare route, and no others")  # fmt: skip
+    add("--rows", nargs="*", choices=list(rows.ROWS), default=list(rows.ROWS), metavar="ROW",
+        help=f"further questions to answer: {', '.join(rows.ROWS)} (default: all)")  # fmt: skip
+    add("--journal-runs", type=_positive, default=1_000_000, help="of the full journal")
+    add("--queued", type=_positive, default=10_000, help="runs that a worker finds waiting")
     add("--breakdown", nargs="?", type=_positive, const=breakdown.SAMPLES, metavar="SAMPLES",
         help="show the stages of one request in one process, too")  # fmt: skip
     add("--directory", type=Path, help="where contenders keep data and logs (default: removed)")
@@ -104,6 +110,12 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
         timings = breakdown.measure(directory / "breakdown", options.breakdown)
         print(f"\n{breakdown.table(timings)}")
         more["breakdown"] = [asdict(one) for one in timings]
+    if options.rows:
+        print("\nfurther, median (lowest-highest), target", flush=True)
+        stand = rows.Stand(directory / "rows", options.rounds, options.seconds,
+                           options.journal_runs, options.queued)  # fmt: skip
+        answers = rows.measure(stand, options.rows, partial(print, flush=True))
+        more["rows"] = [asdict(one) for one in answers]
     print(f"\n{results.write(options.results, about, rounds, summaries, more)}")
 
 

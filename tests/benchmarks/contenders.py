@@ -101,6 +101,14 @@ class Contender(ABC):
         """Return the processor time that its processes have used so far."""
         return sum(_cpu_seconds(pid) for pid in self._pids())
 
+    def memory_bytes(self) -> float:
+        """Return the memory of its processes; what several share counts once."""
+        return 1024.0 * sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in self._pids())
+
+    def peak_bytes(self) -> float:
+        """Return the most memory that one of its processes ever had."""
+        return 1024.0 * max(_kilobytes(pid, "status", "VmHWM:") for pid in self._pids())
+
     def stop(self) -> None:
         """End it: told to, then killed; only processes that it started, by their numbers."""
         if self._process is None:
@@ -164,7 +172,8 @@ class Receiver(Contender):
     action = "log_action"
 
     @property
-    def _journal(self) -> Path:
+    def journal(self) -> Path:
+        """The file."""
         return self.directory / "data" / "journal.db"
 
     def command(self) -> list[str]:
@@ -175,7 +184,7 @@ class Receiver(Contender):
         """Return the settings: a bearer token, JSON logs, SQLite, one action for every alert."""
         return super().environment() | {
             "RECEIVER_BIND": self.address,
-            "RECEIVER_DATA_DIR": str(self._journal.parent),
+            "RECEIVER_DATA_DIR": str(self.journal.parent),
             "RECEIVER_SUBMIT_TOKEN": self.headers["Authorization"].removeprefix("Bearer "),
             "ACTION_PLUGIN": self.action,
         }
@@ -185,7 +194,7 @@ class Receiver(Contender):
         return self._count("SELECT count(*) FROM runs")
 
     def _count(self, query: str) -> int:
-        with closing(sqlite3.connect(f"file:{self._journal}?mode=ro", uri=True)) as journal:
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True)) as journal:
             return int(journal.execute(query).fetchone()[0])
 
 
@@ -195,24 +204,54 @@ class ReceiverWithRuns(Receiver):
     name = "receiver+runs"
     role = "serve"
     action = "no_op"
+    does = "pass"
 
     def environment(self) -> dict[str, str]:
         """Return the settings of `receiver`, and the directory of the action, made here."""
         plugins = self.directory / "plugins"
         plugins.mkdir(exist_ok=True)
         (plugins / f"{self.action}.py").write_text(
-            "from receiver import hookimpl\n\n\n@hookimpl\ndef execute():\n    pass\n"
+            f"from receiver import hookimpl\n\n\n@hookimpl\ndef execute():\n    {self.does}\n"
         )
         return super().environment() | {"PLUGIN_DIR": str(plugins)}
 
     def _is_idle(self) -> bool:
-        return super()._is_idle() and not self._waiting()
+        return super()._is_idle() and not self.waiting()
 
-    def _waiting(self) -> int:
-        return self._count(
-            "SELECT (SELECT count(*) FROM runs WHERE state = 'queued')"
-            " + (SELECT count(*) FROM runs WHERE state = 'running')"
-        )
+    def waiting(self) -> int:
+        """Return how many runs have not finished."""
+        return self._count("SELECT count(*) FROM runs WHERE state = 'queued'") + self.running()
+
+    def running(self) -> int:
+        """Return how many runs are running."""
+        return self._count("SELECT count(*) FROM runs WHERE state = 'running'")
+
+    def finished_per_second(self) -> float:
+        """Return how fast runs finished, between the first and the last that did."""
+        query = "SELECT count(*) * 1000000 / (max(finished_at) - min(finished_at) + 1) FROM runs"
+        return float(self._count(query))
+
+    def signal_worker(self, number: signal.Signals) -> None:
+        """Halt its worker, or let it go on."""
+        for pid in self._pids():
+            if b"\0worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, number)
+
+
+class Sleepers(ReceiverWithRuns):
+    """The same with an action that sleeps for an hour, eight at a time."""
+
+    name = "sleepers"
+    action = "sleeper"
+    does = "import time; time.sleep(3600)"
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that let eight of them run."""
+        return super().environment() | {
+            "RECEIVER_ACTION_SLEEPER_MAX_CONCURRENT": "8",
+            "RECEIVER_ACTION_SLEEPER_TIMEOUT": "2h",
+            "RECEIVER_GRACE_PERIOD": "1s",
+        }
 
 
 CONTENDERS: tuple[type[Contender], ...] = (Bare, Json, Receiver, ReceiverWithRuns)
@@ -239,6 +278,11 @@ def _with_descendants(pid: int) -> Iterator[int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         for child in children.split():
             yield from _with_descendants(int(child))
+
+
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def _cpu_seconds(pid: int) -> float:

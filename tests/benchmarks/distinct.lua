@@ -1,7 +1,7 @@
 -- wrk's script: every notification is distinct, every answer is looked at.
 --
--- Arguments: the file of the body's template, and four hexadecimal digits that no other load of
--- this run has. In the template \1 stands for twelve digits that make the fingerprints of one
+-- Arguments: the file of the body's template, four hexadecimal digits that no other load of this
+-- run has, and the second in which it began. In the template \1 stands for twelve digits that make the fingerprints of one
 -- notification unlike all others, \2 for its startsAt.
 
 local threads = {}
@@ -15,8 +15,7 @@ function init(args)
   local file = assert(io.open(args[1], "rb"))
   local template = file:read("*a")
   file:close()
-  prefix, sent, refused = args[2], 0, 0
-  began = os.date("!%Y-%m-%dT%H:%M:%S")
+  prefix, began, sent, refused = args[2], args[3], 0, 0
   pieces, uniques, instants = {}, {}, {}
   local from = 1
   while true do

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,27 @@ def body_template(alerts: int = 1) -> str:
 
 
 class Load:
-    """Sends notifications made from one template; no two that it ever sends are the same."""
+    """Sends notifications made from one template; no two that any ever sends are the same."""
+
+    _prefixes = (f"{number:04x}" for number in itertools.count(1))
 
     def __init__(self, template: Path, connections: int) -> None:
         """Use the template in a file, over so many connections at a time."""
         self._wrk = find_wrk()
         self._template = template
         self.connections = connections
-        self._prefixes = (f"{number:04x}" for number in itertools.count(1))
+        self._last = ("", "")
 
-    def drive(self, url: str, headers: Mapping[str, str], seconds: int) -> Answers:
-        """Send as fast as answers come back for so long; return what came back."""
+    def drive(
+        self, url: str, headers: Mapping[str, str], seconds: int, again: bool = False
+    ) -> Answers:
+        """Send as fast as answers come back for so long; return what came back.
+
+        `again`: the same notifications as the last time.
+        """
+        if not again:
+            began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._last = next(self._prefixes), began
         command = [
             self._wrk,
             f"--threads={min(2, self.connections)}",
@@ -86,7 +97,7 @@ class Load:
             url,
             "--",
             str(self._template),
-            next(self._prefixes),
+            *self._last,
         ]
         limit = seconds + 3 * _ANSWER_SECONDS
         try:

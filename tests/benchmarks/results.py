@@ -60,6 +60,26 @@ class Summary:
     cpu_us: float
 
 
+@dataclass(frozen=True)
+class Figure:
+    """The answer to one question: the median of its rounds, how far they lie apart, the target."""
+
+    what: str
+    target: str
+    ratio: Ratio
+
+    def line(self) -> str:
+        """Return it as a line of a table."""
+        one = self.ratio
+        shown = f"{one.median:.2f} ({one.lowest:.2f}-{one.highest:.2f})"
+        return f"{self.what:56} {shown:26} {self.target}"
+
+
+def figure_of(what: str, target: str, found: Sequence[float]) -> Figure:
+    """Return the figure of what the rounds gave."""
+    return Figure(what, target, Ratio(statistics.median(found), min(found), max(found)))
+
+
 def summarize(rounds: Sequence[Round], bare: Sequence[Round]) -> Summary:
     """Return the medians of a contender's rounds, and its ratios to the bare route's."""
 

@@ -70,7 +70,7 @@ def policy(found: Settings, action: str) -> Policy:
 def other_value(one: Setting) -> str:
     if one.choices:
         return next(choice for choice in one.choices if choice != one.default)
-    return OTHER_VALUES[one.type]
+    return "false" if one.default == "true" else OTHER_VALUES[one.type]
 
 
 def test_without_any_source_all_is_default() -> None:

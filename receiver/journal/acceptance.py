@@ -84,7 +84,9 @@ class _Statements:
                 sa.select(*(table.c[name] for name in _EPISODE_NAMES))
                 .where(
                     table.c.source == sa.bindparam("of_source"),
-                    table.c.fingerprint.in_([sa.bindparam(name) for name in names]),
+                    table.c.fingerprint.in_(
+                        [sa.bindparam(name, type_=sa.String) for name in names]
+                    ),
                 )
                 .order_by(table.c.source, table.c.fingerprint, table.c.action)
             )

@@ -63,6 +63,11 @@ class Writer:
         self._waiting = 0
         self._closed = False
 
+    @property
+    def waiting_alerts(self) -> int:
+        """How many alerts are handed over and not recorded yet."""
+        return self._waiting
+
     def record(self, intake: Intake, timeout_seconds: float) -> Counts:
         """Record one notification; it is durable when this returns.
 

@@ -112,7 +112,8 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
         more["breakdown"] = [asdict(one) for one in timings]
     if options.rows:
         print("\nfurther, median (lowest-highest), target", flush=True)
-        stand = rows.Stand(directory / "rows", options.rounds, options.seconds,
+        warm_ups = min(1, options.warm_up)
+        stand = rows.Stand(directory / "rows", options.rounds, options.seconds, warm_ups,
                            options.journal_runs, options.queued)  # fmt: skip
         answers = rows.measure(stand, options.rows, partial(print, flush=True))
         more["rows"] = [asdict(one) for one in answers]

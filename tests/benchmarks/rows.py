@@ -30,6 +30,7 @@ class Stand:
     directory: Path
     rounds: int
     seconds: int
+    warm_ups: int = 1
     journal_runs: int = 1_000_000
     queued: int = 10_000
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -70,7 +71,7 @@ def _compared(
     stand: Stand, load: Load, one: Contender, limit: Contender
 ) -> Iterator[tuple[Answers, Answers]]:
     """Drive two in turn, a round to warm up first."""
-    for number in range(stand.rounds + 1):
+    for number in range(1 - stand.warm_ups, stand.rounds + 1):
         limit_answers, answers = stand.drive(load, limit), stand.drive(load, one)
         limit.settle()
         one.settle()

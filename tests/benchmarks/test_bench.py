@@ -19,7 +19,7 @@ _BENCH = Path(__file__).parent / "bench.py"
 _CONTENDERS = ("bare", "json", "receiver", "receiver+runs")
 _JOURNALS = ("receiver", "receiver+runs")
 _CONNECTIONS = 16
-_LIMIT_SECONDS = 120
+_LIMIT_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
         "--seconds=1",
         "--warm-up=0",
         "--breakdown=3",
+        "--journal-runs=500",
+        "--queued=50",
         f"--connections={_CONNECTIONS}",
     ]
     places = [f"--directory={directory}", f"--results={directory / 'results'}"]
@@ -111,6 +113,30 @@ def test_ratios_are_printed_as_finite_positive_numbers(run: _Run, contender: str
     summary = run.result["summary"][contender]
     exact = [*summary["throughput"].values(), *summary["p99"].values()]
     assert all(math.isfinite(figure) and figure > 0 for figure in exact)
+
+
+def test_every_further_question_is_answered_with_a_finite_positive_figure(run: _Run) -> None:
+    answers = run.result["rows"]
+    assert len(answers) == 10
+    for answer in answers:
+        assert all(math.isfinite(one) and one > 0 for one in answer["ratio"].values())
+        assert f"\n{answer['what']} " in run.printed
+
+
+def test_runs_that_a_worker_found_waiting_all_succeeded(run: _Run) -> None:
+    ends = []
+    for file in run.directory.glob("rows/*/receiver+runs/data/journal.db"):
+        with closing(sqlite3.connect(file)) as journal:
+            ends += journal.execute("SELECT outcome, count(*) FROM runs GROUP BY 1").fetchall()
+    assert ends == [("succeeded", 50)]
+
+
+def test_notifications_sent_again_are_duplicates(run: _Run) -> None:
+    logs = [file.read_text() for file in run.directory.glob("rows/*/receiver/log")]
+    (again,) = [text for text in logs if '"duplicate": 1' in text]
+    lines = [json.loads(line) for line in again.splitlines()]
+    recorded = [line for line in lines if line["message"] == "notification recorded"]
+    assert {line["accepted"] + line["duplicate"] for line in recorded} == {1}
 
 
 def test_the_breakdown_times_every_stage(run: _Run) -> None:

@@ -36,7 +36,9 @@ class Prepared:
         self._found = _converters([one.result_processor(dialect, None) for one in columns])
 
     def execute(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """Execute it once for each of the rows; there must be one."""
+        """Execute it once for each of the rows, all with the same names; there must be one."""
+        if len(rows[0]) != len(self._names):
+            raise ValueError(f"the statement takes {self._names}, not {[*rows[0]]}")
         connection.exec_driver_sql(self._text, [self._values(row) for row in rows])
 
     def fetch(self, connection: Connection, values: Values) -> list[list[Any]]:

@@ -49,7 +49,7 @@ def create_app(
     drain: Drain | None = None,
     tracing: Tracing | None = None,
 ) -> Flask:
-    """Return the application; its writer thread belongs to the process that calls this."""
+    """Return the application; its writer belongs to the process that calls this."""
     check_bind(settings)
     drain = drain or Drain()
     rules = rules_of(settings, actions)

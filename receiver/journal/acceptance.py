@@ -36,7 +36,7 @@ _EPISODE_NAMES = (
 _RUN_NAMES = (
     "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "episode_action", "target",
     "alert_name", "alert", "receiver", "external_url", "created_at", "received_at", "due_at",
-    "state", "reason", "approval", "expires_at",
+    "traceparent", "state", "reason", "approval", "expires_at",
 )  # fmt: skip
 _REJECTED_NAMES = (
     "source", "fingerprint", "name", "rule", "starts_at", "alert_name", "alert", "receiver",

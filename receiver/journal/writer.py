@@ -148,6 +148,6 @@ class Writer:
             _log.warning("notification cannot be recorded", extra={"error": repr(error)})
             outcomes = [error]
         else:
-            for one, count in zip(batch, counts, strict=True):
-                one.answer.set_result(count)
             self._after_commit(len(batch))
+        for one, outcome in zip(batch, outcomes, strict=True):
+            one.outcome = outcome

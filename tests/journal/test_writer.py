@@ -33,11 +33,13 @@ class Commits:
 
     def __init__(self) -> None:
         self.count = 0
+        self.notifications = 0
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def note(self) -> None:
+    def note(self, notifications: int) -> None:
         self.count += 1
+        self.notifications += notifications
         assert self.may_go_on.wait(_SECONDS)
 
 
@@ -93,7 +95,7 @@ def test_requests_that_came_during_a_commit_share_the_next(
     names = [f"{number:02}" for number in range(20)]
     counts = [one.result(_SECONDS) for one in in_threads([intake(name) for name in names])]
     assert counts == [Counts(accepted=1)] * 20
-    assert commits.count == 2
+    assert (commits.count, commits.notifications) == (2, 21)
     assert fingerprints_in(journal) == [*names, "first"]
 
 

@@ -25,11 +25,16 @@ from receiver.routing import Catalog
 HOSTS, RUNS_OF_A_HOST = 10, 20
 MOST_AT_A_TIME = 5
 HOUR = timedelta(hours=1)
-OF_A_HOST = (Window(2, timedelta(milliseconds=500)), Window(5, HOUR))
-OF_ALL_HOSTS = (Window(4, timedelta(milliseconds=200)),)
+OF_A_HOST = (
+    Window(1, timedelta(milliseconds=50)),
+    Window(2, timedelta(milliseconds=500)),
+    Window(5, HOUR),
+)
+OF_ALL_HOSTS = (Window(4, timedelta(milliseconds=200)), Window(3, timedelta(milliseconds=100)))
 POLICY = {
     "TARGET_LABELS": "host",
     "MAX_CONCURRENT": str(MOST_AT_A_TIME),
+    "COOLDOWN": "50ms",
     "RATE_LIMIT": "2/500ms, 5/1h",
     "OVERALL_RATE_LIMIT": "4/200ms",
     "BREAKER": "none",
@@ -117,6 +122,7 @@ def evidence(
     environment = {
         "PLUGIN_DIR": str(tmp_path / "plugins"),
         "RECEIVER_WORKER_THREADS": "16",
+        "RECEIVER_LIMITS_RATE_LIMIT": "3/100ms",
         "WITNESSED": str(witnessed),
         **place,
         **{f"RECEIVER_ACTION_WITNESS_{key}": value for key, value in POLICY.items()},

@@ -61,6 +61,14 @@ class OperationError(ReceiverError):
     """An operator's request cannot be carried out as asked: the run is in another state."""
 
 
+class NotFoundError(OperationError):
+    """An operator's request is about a run or an alert that is not there."""
+
+
+class CursorError(OperationError):
+    """A page is asked for by a cursor that no page before it gave."""
+
+
 class ActionError(ReceiverError):
     """What a plugin raises, and what is raised inside it by the context."""
 

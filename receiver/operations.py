@@ -20,12 +20,12 @@ from receiver.guardrails import Asking
 from receiver.intake import Counts, Intake, Routed, intake_of
 from receiver.journal import changes
 from receiver.journal.acceptance import record
-from receiver.journal.instances import living_workers
+from receiver.journal.instances import Worker, living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.past import Past
+from receiver.journal.reading import find_rejected
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
-from receiver.journal.tables import rejected
 from receiver.plugins import Actions, catalog_of, rules_as_far_as_loaded
 from receiver.policies import Rules, target_of
 from receiver.routing import Catalog, route
@@ -56,7 +56,7 @@ class Operations:
     def __init__(self, settings: Settings, actions: Actions, journal: Journal) -> None:
         self._settings = settings
         self._journal = journal
-        self._rules: Rules = rules_as_far_as_loaded(settings, actions)
+        self.rules: Rules = rules_as_far_as_loaded(settings, actions)
         self._catalog: Catalog = catalog_of(actions)
 
     def knows(self, action: str) -> bool:
@@ -72,7 +72,7 @@ class Operations:
         )
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
-            past = Past(connection, self._rules, now)
+            past = Past(connection, self.rules, now)
             return [
                 one
                 for routed in intake.alerts
@@ -95,9 +95,9 @@ class Operations:
                 connection, key, alert.starts_at
             )
             decision = episodes.decide_firing(
-                row, *key, alert.starts_at, intake.receiver, now, self._rules.tolerance, has_run
+                row, *key, alert.starts_at, intake.receiver, now, self.rules.tolerance, has_run
             )
-            policy = self._rules.policy(action)
+            policy = self.rules.policy(action)
             target = target_of(policy, intake.source, alert.fingerprint, alert.labels)
             found.append(
                 Explained(
@@ -124,11 +124,11 @@ class Operations:
         now: datetime,
     ) -> str:
         """Return what a run would meet now; `asking` is about it, but for its approval."""
-        policy = self._rules.policy(action)
+        policy = self.rules.policy(action)
         verdict = guardrails.decide(
-            asking, policy, self._rules.limits, past.history(action, target), now
+            asking, policy, self.rules.limits, past.history(action, target), now
         )
-        is_dry_run = self._rules.is_dry_run(action, alert.annotations)
+        is_dry_run = self.rules.is_dry_run(action, alert.annotations)
         said = verdict.reason or "starts at once"
         if verdict.until is not None:
             said = f"{said}; until {verdict.until:%Y-%m-%d %H:%M:%S} UTC"
@@ -140,65 +140,78 @@ class Operations:
 
     def why_waiting(self, run: dict[str, Any]) -> str:
         """Return in words why a run does not run now, or how it ended."""
-        if run["state"] not in ("queued", "running"):
-            return str(run["reason"])
+        return self.why_each_waits([run])[0]
+
+    def why_each_waits(self, runs: Sequence[dict[str, Any]]) -> list[str]:
+        """Return `why_waiting` of each run, all in one look."""
+        if not any(run["state"] in ("queued", "running") for run in runs):
+            return [str(run["reason"]) for run in runs]
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
             workers = living_workers(self._journal, connection)
-            if not any(run["action"] in worker.actions for worker in workers):
-                return f"no worker that is running has loaded the action {run['action']}"
-            if run["state"] == "running":
-                return str(run["reason"])
-            past = Past(connection, self._rules, now)
-            paused = past.history(run["action"], run["target"]).paused
-            if paused is not None:
-                return f"paused: {paused}"
-            if run["due_at"] > now:
-                return f"{run['reason']}; due at {run['due_at']:%Y-%m-%d %H:%M:%S} UTC"
-            key = (run["source"], run["fingerprint"], run["episode_action"])
-            row = next(iter(_rows(connection, *key)), None)
-            staleness = self._rules.policy(run["action"]).max_staleness
-            reported = max(row.seen_at, run["retried_at"] or row.seen_at) if row else now
-            if row is not None and run["kind"] != "resolved" and reported < now - staleness:
-                return (
-                    f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
-                    f"ago than max_staleness ({guardrails.text(staleness)}): it waits for a report"
-                )
-            busy = past.running_in_all
-            if busy >= self._settings.worker_threads * len(workers):
-                return f"waits for a free thread of a worker: {busy} runs are running"
-            return self._verdict(
-                past,
-                run["action"],
-                run["target"],
-                Asking(run["kind"], run["counted"], run["held_since"]),
-                run["approval"],
-                Alert.from_json(run["alert"]),
-                now,
+            past = Past(connection, self.rules, now)
+            return [self._why(connection, past, workers, run, now) for run in runs]
+
+    def _why(
+        self,
+        connection: Connection,
+        past: Past,
+        workers: Sequence[Worker],
+        run: dict[str, Any],
+        now: datetime,
+    ) -> str:
+        if run["state"] not in ("queued", "running"):
+            return str(run["reason"])
+        if not any(run["action"] in worker.actions for worker in workers):
+            return f"no worker that is running has loaded the action {run['action']}"
+        if run["state"] == "running":
+            return str(run["reason"])
+        paused = past.history(run["action"], run["target"]).paused
+        if paused is not None:
+            return f"paused: {paused}"
+        if run["due_at"] > now:
+            return f"{run['reason']}; due at {run['due_at']:%Y-%m-%d %H:%M:%S} UTC"
+        key = (run["source"], run["fingerprint"], run["episode_action"])
+        row = next(iter(_rows(connection, *key)), None)
+        staleness = self.rules.policy(run["action"]).max_staleness
+        reported = max(row.seen_at, run["retried_at"] or row.seen_at) if row else now
+        if row is not None and run["kind"] != "resolved" and reported < now - staleness:
+            return (
+                f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
+                f"ago than max_staleness ({guardrails.text(staleness)}): it waits for a report"
             )
+        busy = past.running_in_all
+        if busy >= self._settings.worker_threads * len(workers):
+            return f"waits for a free thread of a worker: {busy} runs are running"
+        return self._verdict(
+            past,
+            run["action"],
+            run["target"],
+            Asking(run["kind"], run["counted"], run["held_since"]),
+            run["approval"],
+            Alert.from_json(run["alert"]),
+            now,
+        )
 
     def replay(self, person: Person, rejected_id: int) -> Counts:
         """Route a rejected alert again, as if Alertmanager had just sent it.
 
         Raises OperationError when there is no such rejected alert, or it has been closed.
         """
-        with self._journal.reading() as connection:
-            query = sa.select(rejected).where(rejected.c.id == rejected_id)
-            # No database has a number as high, nor can look for one.
-            found = connection.execute(query).first() if 0 < rejected_id < 2**63 else None
-        if found is None:
+        found = find_rejected(self._journal, rejected_id)
+        if found["closed_at"] is not None:
             raise OperationError(
-                f"there is no rejected alert {rejected_id}; see `receiver rejected`"
+                f"the rejected alert {rejected_id} is closed: {found['closed_by']}"
             )
-        if found.closed_at is not None:
-            raise OperationError(f"the rejected alert {rejected_id} is closed: {found.closed_by}")
-        alert = Alert.from_json(found.alert)
-        path_action = found.name if found.rule == "path" else ""
+        alert = Alert.from_json(found["alert"])
+        path_action = found["name"] if found["rule"] == "path" else ""
         way = route(alert, path_action, self._settings.action_plugin, self._catalog)
-        intake = Intake(found.source, found.receiver, found.external_url, (Routed(alert, way),))
+        intake = Intake(
+            found["source"], found["receiver"], found["external_url"], (Routed(alert, way),)
+        )
         # First what was asked for: nothing is done that nobody can look up.
         note(self._journal, person, "replay", f"rejected alert {rejected_id}")
-        (counts,) = record(self._journal, [intake], self._rules)
+        (counts,) = record(self._journal, [intake], self.rules)
         return counts
 
 

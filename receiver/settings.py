@@ -30,6 +30,8 @@ _INJECTED = re.compile(r"RECEIVER_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(
 _POLICY_PREFIX = "RECEIVER_ACTION_"
 _TOML_KEYS = {"RECEIVER_ACTIONS": "enabled_actions"}
 _CONFIG = Setting("RECEIVER_CONFIG", "path", help="the settings file, `receiver.toml`")
+# Of commands that ask another receiver; no business of one that serves.
+URL = Setting("RECEIVER_URL", "url", help="ask the receiver there, instead of the journal here")
 
 # What was said about an action's policy, key -> text; the first that has a key decides.
 PolicySources = Sequence[Mapping[str, object]]
@@ -297,7 +299,7 @@ def _read_file(path: Path | None, problems: list[str]) -> dict[str, Any]:
 
 
 def _unknown_names(environment: Mapping[str, str], settings: Any) -> list[str]:
-    known = {_CONFIG.name}
+    known = {_CONFIG.name, URL.name}
     for one in settings:
         known |= {one.name, f"{one.name}_FILE"} if one.secret else {one.name}
     return [

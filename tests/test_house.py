@@ -27,6 +27,7 @@ LAYERS = (
     ("context", "discovery", "hookspecs", "settings"),
     ("journal", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
+    ("desk", "schemas", "written"),
     ("web", "worker"),
     ("supervisor",),
     ("cli", "__main__", "testing"),

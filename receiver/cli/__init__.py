@@ -9,6 +9,7 @@ import click
 
 from receiver.cli.terminal import safe
 from receiver.errors import ReceiverError
+from receiver.settings import URL
 
 # Command -> the module that has it, and its line in the help.
 _COMMANDS = {
@@ -61,10 +62,17 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("alert-receiver"), prog_name="alert-receiver")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option(
+    "--url", envvar=URL.name, help=f"For what looks and operates: {URL.help}.  ({URL.name})"
+)
 @click.pass_context
-def cli(context: click.Context, debug: bool) -> None:
+def cli(context: click.Context, debug: bool, url: str | None) -> None:
     """Run an action once per episode of a firing Prometheus alert."""
-    context.obj = debug
+    del debug
+    try:
+        context.obj = URL.parse(url) if url else None
+    except ValueError as error:
+        raise click.BadParameter(f"{url!r} {error}", param_hint="--url") from None
 
 
 def main() -> NoReturn:

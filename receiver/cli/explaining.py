@@ -1,20 +1,17 @@
 """`receiver explain`: what a notification would lead to, or why a run does not run."""
 
-import math
 import re
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
-from receiver.alertmanager import parse_notification
 from receiver.cli.opened import json_option, opened, print_json
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
 from receiver.errors import ReceiverError
 from receiver.guardrails import text
-from receiver.journal import reading
-from receiver.operations import Explained
+from receiver.journal.reading import Row
 from receiver.settings import Settings
 
 
@@ -30,10 +27,10 @@ def explain(settings: Settings, what: str, path_action: str, source: str, as_jso
     Which alert goes to which action with which arguments, by which rule, and what would hold it
     back now. Nothing is run or stored. Exit code 1 when an alert would be rejected.
     """
-    with opened(settings, or_empty=True) as (journal, operations):
+    with opened(settings, or_empty=True) as desk:
         if re.fullmatch("[0-9]+", what) and not Path(what).exists():
-            found = reading.find_run(journal, int(what))
-            why = operations.why_waiting(found)
+            found = desk.run(int(what))
+            why = found["why"]
             state = found["outcome"] or found["state"]
             if as_json:
                 print_json({"run": found["id"], "state": state, "why": why})
@@ -46,55 +43,37 @@ def explain(settings: Settings, what: str, path_action: str, source: str, as_jso
             raise ReceiverError(
                 f"{what} is neither a run nor a file that can be read: {error.strerror}"
             ) from error
-        explained = operations.explain(parse_notification(body), source, path_action)
+        explained = desk.explain(body, source, path_action)
     if as_json:
-        print_json([_as_dict(one) for one in explained])
+        print_json(explained)
     else:
         for one in explained:
             _show(one)
-    if any(one.episode == "rejected" for one in explained):
+    if any(one["episode"] == "rejected" for one in explained):
         raise SystemExit(1)
 
 
-def _as_dict(one: Explained) -> dict[str, Any]:
-    return {
-        "alertname": one.alert.name,
-        "fingerprint": one.alert.fingerprint,
-        "status": one.alert.status,
-        "rule": one.rule or None,
-        "action": one.action or None,
-        "episode": one.episode,
-        "reason": one.reason,
-        "arguments": None
-        if one.call is None
-        else {
-            "metric_name": one.call.metric_name,
-            "value": one.call.value if math.isfinite(one.call.value) else str(one.call.value),
-            "threshold": one.call.threshold,
-            "duration_seconds": one.call.duration.total_seconds(),
-            "warnings": list(one.call.warnings),
-        },
-        "runs": one.brings.rstrip(",") or None,
-        "guardrails": one.verdict or None,
-    }
-
-
-def _show(one: Explained) -> None:
-    name = one.alert.name or one.alert.fingerprint
+def _show(one: Row) -> None:
+    name = one["alertname"] or one["fingerprint"]
     to = "goes to no action"
-    if one.action:
-        to = f"goes to {one.action}, by {one.rule}" if one.rule else f"is about {one.action}"
-    elif one.alert.is_resolved:
+    if one["action"]:
+        by = one["rule"]
+        to = f"goes to {one['action']}, by {by}" if by else f"is about {one['action']}"
+    elif one["status"] == "resolved":
         to = "is about nothing known"
-    lines = [f"{name} ({one.alert.status}) {to}", f"  {one.episode}: {one.reason}"]
-    if one.call is not None:
-        call = one.call
+    lines = [f"{name} ({one['status']}) {to}", f"  {one['episode']}: {one['reason']}"]
+    call = one["arguments"]
+    if call is not None:
+        lasted = text(timedelta(seconds=call["duration_seconds"]))
         lines.append(
-            f"  execute(metric_name={call.metric_name!r}, value={call.value:g}, "
-            f"threshold={call.threshold!r}, duration={text(call.duration)})"
+            f"  execute(metric_name={call['metric_name']!r}, value={float(call['value']):g}, "
+            f"threshold={call['threshold']!r}, duration={lasted})"
         )
-        lines += [f"  warning: {warning}" for warning in call.warnings]
-    if one.verdict:
-        lines.append(f"  {one.brings} {one.verdict}" if one.brings else "  nothing new runs")
+        lines += [f"  warning: {warning}" for warning in call["warnings"]]
+    if one["guardrails"]:
+        runs = one["runs"]
+        # What has to be said of a run stands between commas.
+        runs = f"{runs}," if runs and "," in runs else runs
+        lines.append(f"  {runs} {one['guardrails']}" if runs else "  nothing new runs")
     for line in lines:
         click.echo(safe(line))

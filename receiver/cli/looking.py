@@ -1,6 +1,7 @@
 """`receiver runs`, `receiver run` and `receiver rejected`: what is, and why."""
 
 import json
+from typing import Any
 
 import click
 
@@ -14,28 +15,24 @@ from receiver.cli.opened import (
 )
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
-from receiver.journal import reading
+from receiver.desk import OUTCOMES, STATES
 from receiver.settings import Settings
-
-_STATES = ("queued", "awaiting_approval", "running", "finished")
-_OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")
 
 
 @click.command
 @click.option("--action", help="Only runs of this action.")
 @click.option("--alert", "alert_name", help="Only runs of alerts of this name.")
-@click.option("--state", type=click.Choice(_STATES), help="Only runs in this state.")
-@click.option("--outcome", type=click.Choice(_OUTCOMES), help="Only runs that ended so.")
+@click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
+@click.option("--outcome", type=click.Choice(OUTCOMES), help="Only runs that ended so.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @json_option
 @settings_options
 def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) -> None:
     """List runs, the newest first: what ran, for what, how it ended, or why it waits."""
-    equal: dict[str, object] = {name: value for name, value in wanted.items() if value is not None}
-    with opened(settings) as (journal, operations):
-        found = reading.list_runs(journal, limit, **equal)
-        held = reading.list_holds(journal)
-        shown = [{**one, "why": operations.why_waiting(one)} for one in found]
+    equal: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    with opened(settings) as desk:
+        shown = desk.page_of_runs(limit, **equal).rows
+        held = desk.holds()
     if as_json:
         print_json([plain(one) for one in shown])
         return
@@ -67,23 +64,20 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
 @settings_options
 def run(settings: Settings, run_id: int, as_json: bool) -> None:
     """Show all about a run: its alert, arguments, attempts, result, and who did what to it."""
-    with opened(settings) as (journal, operations):
-        found = reading.find_run(journal, run_id)
-        attempts = reading.attempts_of(journal, run_id)
-        asked = reading.audit_of(journal, run_id)
-        why = operations.why_waiting(found)
+    with opened(settings) as desk:
+        found = desk.run(run_id)
+    history, audit = found.pop("history"), found.pop("audit")
     if as_json:
-        whole = {**plain(found), "why": why}
-        whole["history"] = [plain(one) for one in attempts]
-        whole["audit"] = [plain(one) for one in asked]
+        whole = plain(found)
+        whole["history"] = [plain(one) for one in history]
+        whole["audit"] = [plain(one) for one in audit]
         print_json(whole)
         return
-    alert = json.loads(found["alert"])
-    call = json.loads(found["call"]) if found["call"] else {}
+    alert, call, result = found["alert"], found["call"], found["result"]
     for label, value in (
         ("run", found["id"]),
         ("state", found["outcome"] or found["state"]),
-        ("why", why),
+        ("why", found["why"]),
         ("action", found["action"]),
         ("kind", f"{found['kind']} {found['ordinal'] or ''}".strip()),
         ("target", found["target"]),
@@ -92,18 +86,18 @@ def run(settings: Settings, run_id: int, as_json: bool) -> None:
         ("episode", f"since {found['starts_at']:%Y-%m-%d %H:%M:%S} UTC"),
         ("arguments", json.dumps(call, ensure_ascii=False) if call else "not worked out yet"),
         ("dry run", "yes" if found["dry_run"] else None),
-        ("result", found["result"]),
+        ("result", None if result is None else json.dumps(result)),
         ("error", found["error"]),
         ("effect", found["effect"]),
     ):
         if value not in (None, ""):
             click.echo(f"{label:10} {safe(value)}")
-    for one in attempts:
+    for one in history:
         ended = moment(one["finished_at"]) or "running"
         error = f": {one['error']}" if one["error"] else ""
         click.echo(safe(f"attempt {one['number']:2} {moment(one['started_at'])} to {ended}, "
                         f"{one['outcome'] or 'not ended'}{error}"))  # fmt: skip
-    for one in asked:
+    for one in audit:
         said = f" ({one['detail']})" if one["detail"] else ""
         click.echo(safe(f"{moment(one['at'])} {one['operation']} by {one['who']}, "
                         f"{one['origin']}{said}"))  # fmt: skip
@@ -115,8 +109,8 @@ def run(settings: Settings, run_id: int, as_json: bool) -> None:
 @settings_options
 def rejected(settings: Settings, limit: int, as_json: bool) -> None:
     """List the alerts that could not be mapped to an action, and why; see `receiver replay`."""
-    with opened(settings) as (journal, _):
-        found = reading.list_rejected(journal, limit)
+    with opened(settings) as desk:
+        found = desk.page_of_rejected(limit).rows
     if as_json:
         print_json([plain(one) for one in found])
         return

@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from receiver.cli.remote import ApiDesk
 from receiver.cli.terminal import safe
+from receiver.desk import Desk, JournalDesk
 from receiver.errors import OperationError
-from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
@@ -30,33 +31,37 @@ json_option: Callable[[Any], Any] = click.option(
 
 
 @contextmanager
-def opened(settings: Settings, or_empty: bool = False) -> Iterator[tuple[Journal, Operations]]:
-    """Open the journal of a receiver that may be running; none is made where there is none.
+def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
+    """Open the desk at a receiver: at its journal here, or by its API where `--url` says so.
 
-    `or_empty`: where there is none, work on one that is empty and forgotten afterwards. Raises
-    OperationError otherwise: who pauses what is not there has stopped nothing.
+    No journal is made where there is none. `or_empty`: work on one that is empty and forgotten
+    afterwards, then. Raises OperationError otherwise: who pauses what is not there has stopped
+    nothing.
     """
+    url: str | None = click.get_current_context().obj
+    if url is not None:
+        yield ApiDesk(url, settings)
+        return
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:
-        url = settings.journal_url
+        database = settings.journal_url
         if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
             if not or_empty:
                 raise OperationError(
                     f"there is no journal in {settings.data_dir}; set RECEIVER_DATA_DIR or "
                     "RECEIVER_DATABASE_URL as for the receiver that you mean"
                 )
-            url = f"sqlite:///{stack.enter_context(TemporaryDirectory())}/journal.db"
-        journal = Journal(url)
+            database = f"sqlite:///{stack.enter_context(TemporaryDirectory())}/journal.db"
+        journal = Journal(database)
         stack.callback(journal.close)
-        yield journal, Operations(settings, actions, journal)
+        yield JournalDesk(journal, Operations(settings, actions, journal), actions, person())
 
 
-def warn_without_workers(journal: Journal) -> None:
+def warn_without_workers(desk: Desk) -> None:
     """Say so where nothing listens to what was asked for: it may be the wrong journal."""
-    with journal.reading() as connection:
-        if not living_workers(journal, connection):
-            click.echo("no worker of this journal is running", err=True)
+    if not desk.workers():
+        click.echo("no worker of this journal is running", err=True)
 
 
 def person() -> Person:
@@ -69,18 +74,11 @@ def person() -> Person:
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can hold it; what is JSON already is taken apart."""
-    shown: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, datetime):
-            shown[name] = value.isoformat()
-        elif isinstance(value, timedelta):
-            shown[name] = value.total_seconds()
-        elif name in ("alert", "call", "result") and isinstance(value, str):
-            shown[name] = json.loads(value)
-        else:
-            shown[name] = value
-    return shown
+    """Return a row as JSON can hold it."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }
 
 
 def print_json(value: Any) -> None:

@@ -1,16 +1,12 @@
 """`receiver retry`, `cancel`, `approve`, `reject`, `pause`, `resume` and `replay`: each audited."""
 
-from collections.abc import Callable
-from dataclasses import asdict
 from datetime import timedelta
 
 import click
 
-from receiver.cli.opened import json_option, opened, person, print_json, warn_without_workers
+from receiver.cli.opened import json_option, opened, print_json, warn_without_workers
 from receiver.cli.options import settings_options
 from receiver.declarations import TYPES
-from receiver.errors import OperationError
-from receiver.journal import requests
 from receiver.settings import Settings
 
 
@@ -38,27 +34,25 @@ def _say(done: str, as_json: bool) -> None:
         click.echo(done)
 
 
-def _on_run(ask: Callable[..., str], help_text: str, takes_reason: bool) -> click.Command:
+def _on_run(name: str, help_text: str, takes_reason: bool) -> click.Command:
     def command(settings: Settings, run_id: int, as_json: bool, **more: str) -> None:
-        with opened(settings) as (journal, _):
-            _say(ask(journal, person(), run_id, **more), as_json)
+        with opened(settings) as desk:
+            _say(getattr(desk, name)(run_id, **more), as_json)
 
     command.__doc__ = help_text
     decorated = json_option(settings_options(command))
     if takes_reason:
         decorated = _reason(decorated)
     decorated = click.argument("run_id", type=int)(decorated)
-    return click.command(ask.__name__, help=help_text)(decorated)
+    return click.command(name, help=help_text)(decorated)
 
 
 retry = _on_run(
-    requests.retry, "Let a run that ended without success run again, with all its attempts.", False
+    "retry", "Let a run that ended without success run again, with all its attempts.", False
 )
-cancel = _on_run(
-    requests.cancel, "Cancel a run: at once while it waits, else ask it to stop.", True
-)
-approve = _on_run(requests.approve, "Let a run that waits for approval run.", False)
-reject = _on_run(requests.reject, "Cancel a run that waits for approval.", True)
+cancel = _on_run("cancel", "Cancel a run: at once while it waits, else ask it to stop.", True)
+approve = _on_run("approve", "Let a run that waits for approval run.", False)
+reject = _on_run("reject", "Cancel a run that waits for approval.", True)
 
 
 @click.command
@@ -71,11 +65,9 @@ def pause(
     settings: Settings, action: str | None, lasting: timedelta | None, reason: str, as_json: bool
 ) -> None:
     """Start no run of ACTION, or of any action, until resumed. Alerts are accepted all the same."""
-    with opened(settings) as (journal, operations):
-        if action is not None and not operations.knows(action):
-            raise OperationError(f"there is no action {action}; see `receiver plugins`")
-        _say(requests.pause(journal, person(), action, reason, lasting), as_json)
-        warn_without_workers(journal)
+    with opened(settings) as desk:
+        _say(desk.pause(action, reason, lasting), as_json)
+        warn_without_workers(desk)
 
 
 @click.command
@@ -84,8 +76,8 @@ def pause(
 @settings_options
 def resume(settings: Settings, action: str | None, as_json: bool) -> None:
     """Take the pause of ACTION, or of all actions, away; what waited starts."""
-    with opened(settings) as (journal, _):
-        _say(requests.resume(journal, person(), action), as_json)
+    with opened(settings) as desk:
+        _say(desk.resume(action), as_json)
 
 
 @click.command
@@ -94,13 +86,13 @@ def resume(settings: Settings, action: str | None, as_json: bool) -> None:
 @settings_options
 def replay(settings: Settings, rejected_id: int, as_json: bool) -> None:
     """Route a rejected alert again, now that the settings or plugins are mended."""
-    with opened(settings) as (_, operations):
-        counts = operations.replay(person(), rejected_id)
+    with opened(settings) as desk:
+        counts = desk.replay(rejected_id)
     if as_json:
-        print_json(asdict(counts))
+        print_json(counts)
     else:
         click.echo(
-            f"accepted {counts.accepted}, duplicate {counts.duplicate}, rejected {counts.rejected}"
+            ", ".join(f"{name} {counts[name]}" for name in ("accepted", "duplicate", "rejected"))
         )
-    if counts.rejected:
+    if counts["rejected"]:
         raise SystemExit(1)

@@ -1,16 +1,73 @@
 """Answers questions about the journal; changes nothing, and waits for nobody."""
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.alertmanager import storable
-from receiver.errors import OperationError
+from receiver.errors import CursorError, NotFoundError
 from receiver.journal.journal import Journal
 from receiver.journal.tables import attempts, audit, episodes, holds, rejected, runs
 
 Row = dict[str, Any]
+_CURSOR = re.compile(r"\d{1,18}(\.\d{1,18})*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows, and the cursor that gives those after them; None where there are no more.
+
+    Rows that come or change meanwhile shift nothing: a cursor names the last row that was seen.
+    """
+
+    rows: list[Row]
+    next: str | None = None
+
+
+def page_of_runs(
+    journal: Journal,
+    limit: int = 100,
+    cursor: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    **equal: object,
+) -> Page:
+    """Return runs, the newest first, created from `since` on and before `until`.
+
+    `equal` names columns and the values they must have. Raises CursorError for no cursor of theirs.
+    """
+    query = sa.select(runs)
+    for column, value in equal.items():
+        query = query.where(
+            runs.c[column] == (storable(value) if isinstance(value, str) else value)
+        )
+    if since is not None:
+        query = query.where(runs.c.created_at >= since)
+    if until is not None:
+        query = query.where(runs.c.created_at < until)
+    return _page(journal, query, [runs.c.id], limit, cursor)
+
+
+def page_of_episodes(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
+    """Return the latest episode of each (source, fingerprint, action), the last seen first."""
+    query = sa.select(episodes).where(episodes.c.starts_at.is_not(None))
+    return _page(journal, query, [episodes.c.seen_at, episodes.c.id], limit, cursor)
+
+
+def page_of_rejected(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
+    """Return rejected alerts, the last seen first."""
+    order = [rejected.c.seen_at, rejected.c.id]
+    return _page(journal, sa.select(rejected), order, limit, cursor)
+
+
+def page_of_audit(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
+    """Return what people asked for, the latest first."""
+    return _page(journal, sa.select(audit), [audit.c.id], limit, cursor)
+
 
 _BRIEF = [
     runs.c[name]
@@ -23,12 +80,7 @@ _BRIEF = [
 
 def list_runs(journal: Journal, limit: int = 100, **equal: object) -> list[Row]:
     """Return runs, the newest first; `equal` names columns and the values they must have."""
-    query = sa.select(runs).order_by(runs.c.id.desc()).limit(limit)
-    for column, value in equal.items():
-        query = query.where(
-            runs.c[column] == (storable(value) if isinstance(value, str) else value)
-        )
-    return _rows(journal, query)
+    return page_of_runs(journal, limit, **equal).rows  # type: ignore[arg-type]
 
 
 def attempts_of(journal: Journal, run_id: int) -> list[Row]:
@@ -39,13 +91,12 @@ def attempts_of(journal: Journal, run_id: int) -> list[Row]:
 
 def list_episodes(journal: Journal, limit: int = 100) -> list[Row]:
     """Return the latest episode of each (source, fingerprint, action), the last seen first."""
-    query = sa.select(episodes).where(episodes.c.starts_at.is_not(None))
-    return _rows(journal, query.order_by(episodes.c.seen_at.desc()).limit(limit))
+    return page_of_episodes(journal, limit).rows
 
 
 def list_rejected(journal: Journal, limit: int = 100) -> list[Row]:
     """Return rejected alerts, the last seen first."""
-    return _rows(journal, sa.select(rejected).order_by(rejected.c.seen_at.desc()).limit(limit))
+    return page_of_rejected(journal, limit).rows
 
 
 def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
@@ -70,7 +121,7 @@ def find_run(journal: Journal, run_id: int) -> Row:
     # No database has a number as high, nor can look for one.
     found = list_runs(journal, id=run_id) if 0 < run_id < 2**63 else []
     if not found:
-        raise OperationError(f"there is no run {run_id}; see `receiver runs`")
+        raise NotFoundError(f"there is no run {run_id}; see `receiver runs`")
     return found[0]
 
 
@@ -86,6 +137,38 @@ def list_holds(journal: Journal) -> list[Row]:
         lasting = holds.c.until.is_(None) | (holds.c.until > journal.now(connection))
         query = sa.select(holds).where(lasting).order_by(holds.c.action, holds.c.kind)
         return [dict(found) for found in connection.execute(query).mappings()]
+
+
+def find_rejected(journal: Journal, rejected_id: int) -> Row:
+    """Return one rejected alert; raise NotFoundError when there is none."""
+    query = sa.select(rejected).where(rejected.c.id == rejected_id)
+    found = _rows(journal, query) if 0 < rejected_id < 2**63 else []
+    if not found:
+        raise NotFoundError(f"there is no rejected alert {rejected_id}; see `receiver rejected`")
+    return found[0]
+
+
+def _page(
+    journal: Journal,
+    query: sa.Select[Any],
+    order: Sequence[sa.Column[Any]],
+    limit: int,
+    cursor: str,
+) -> Page:
+    """Return the page after `cursor`: the numbers of `order`, of the last row that was seen."""
+    keys = [sa.type_coerce(one, sa.BigInteger) for one in order]
+    if cursor:
+        numbers = [int(one) for one in cursor.split(".")] if _CURSOR.fullmatch(cursor) else []
+        if len(numbers) != len(keys):
+            raise CursorError(f"{cursor[:64]!r} is no cursor that a page of these gave")
+        query = query.where(sa.tuple_(*keys) < sa.tuple_(*numbers))
+    query = query.order_by(*(one.desc() for one in order)).limit(limit + 1)
+    named = [one.label(f"key {number}") for number, one in enumerate(keys)]
+    rows = _rows(journal, query.add_columns(*named))
+    last = [[row.pop(one.name) for one in named] for row in rows]
+    if len(rows) <= limit:
+        return Page(rows)
+    return Page(rows[:limit], ".".join(str(number) for number in last[limit - 1]))
 
 
 def _rows(journal: Journal, query: sa.Select[Any]) -> list[Row]:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from receiver import episodes
 from receiver.alertmanager import storable
-from receiver.errors import OperationError
+from receiver.errors import NotFoundError, OperationError
 from receiver.guardrails import text
 from receiver.journal import changes
 from receiver.journal.due import judge_anew
@@ -211,7 +211,7 @@ def _run(journal: Journal, connection: Connection, run_id: int) -> Any:
     is_number = 0 < run_id < 2**63
     found = connection.execute(journal.dialect.for_update(query)).first() if is_number else None
     if found is None:
-        raise OperationError(f"there is no run {run_id}; see `receiver runs`")
+        raise NotFoundError(f"there is no run {run_id}; see `receiver runs`")
     return found
 
 

@@ -6,16 +6,19 @@ from functools import partial
 
 from flask import Flask
 
+from receiver.desk import JournalDesk
 from receiver.intake import Counts, Intake
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell
 from receiver.journal.writer import Writer
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.state import JournalState
+from receiver.operations import Operations
 from receiver.plugins import Actions, catalog_of, rules_of
 from receiver.settings import Settings
 from receiver.tracing import Tracing
 from receiver.web import problems
+from receiver.web.api import create_api
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.health import create_health
@@ -84,6 +87,11 @@ def create_app(
         trace_requests(webhook, tracing)
     app.register_blueprint(webhook)
     app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
+    desk_of = partial(JournalDesk, journal, Operations(settings, actions, journal), actions)
+    for one in (
+        *create_api(desk_of, access, settings.max_body),
+    ):
+        app.register_blueprint(one)
     metrics = create_metrics(counts.registry, JournalState(journal, actions, rules))
     app.register_blueprint(metrics if settings.metrics_open else access.guard(metrics, Scope.READ))
     return app

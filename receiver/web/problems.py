@@ -51,7 +51,7 @@ def register(app: Flask) -> None:
     def _http(error: HTTPException) -> Response:
         status = error.code or 500
         detail = error.description or error.name
-        if isinstance(error, RequestEntityTooLarge):
+        if detail == RequestEntityTooLarge.description:
             limit = app.config["MAX_CONTENT_LENGTH"]
             detail = f"the body is larger than RECEIVER_MAX_BODY, {limit} bytes"
         headers = [

@@ -6,18 +6,14 @@ import time
 from collections.abc import Callable
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import (
-    BadRequest,
-    NotFound,
-    RequestEntityTooLarge,
-    UnsupportedMediaType,
-)
+from werkzeug.exceptions import BadRequest, NotFound
 
 from receiver.alertmanager import parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.routing import Catalog
 from receiver.settings import Settings
+from receiver.web.bodies import check_content, read_body
 from receiver.web.problems import unavailable
 
 _SOURCE = re.compile(r"[\w.:@/-]{0,128}", re.ASCII)
@@ -48,11 +44,11 @@ def create_webhook(
         if action and not catalog.knows(action):
             close = nearest(action, catalog.loaded)
             raise NotFound(f"no action is called {action[:64]!r}{close}; see `receiver plugins`")
-        _check_content()
+        check_content()
         source = request.args.get("source", "")
         if not _SOURCE.fullmatch(source):
             raise BadRequest("source: at most 128 letters, digits and . : @ / _ - are allowed")
-        notification = parse_notification(_body(settings.max_body))
+        notification = parse_notification(read_body(settings.max_body))
         intake = intake_of(notification, source, action, settings.action_plugin, catalog)
         counts = record(intake)
         seconds = time.monotonic() - started
@@ -77,21 +73,6 @@ def create_webhook(
         return Response(body, 200, mimetype="application/json")
 
     return webhook
-
-
-def _body(limit: int) -> bytes:
-    body = request.get_data(cache=False)
-    # A body of unknown length is cut off at the limit without a word.
-    if request.content_length is None and len(body) >= limit:
-        raise RequestEntityTooLarge
-    return body
-
-
-def _check_content() -> None:
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("the body must be application/json")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("a compressed body is not accepted; send it as it is")
 
 
 def _warn(truncated: int, intake: Intake, counts: Counts) -> None:

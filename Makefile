@@ -13,6 +13,7 @@ run: $(VENV)/run.done
 test: $(VENV)/test.done check
 	tests/install-tools
 	tests/install-helm
+	tests/install-axe
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/test.done

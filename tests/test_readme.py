@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ ANSWERS = SECTIONS["What it answers"]
 ACTIONS = SECTIONS["Actions"]
 GUARDRAILS = SECTIONS["Guardrails"]
 COMMANDS_TABLE = "\n".join(SECTIONS["Commands"].tables[0])
+API = SECTIONS["The API"]
 SETTINGS = SECTIONS["Settings"]
 METRICS = SECTIONS["Metrics"]
 OURSELVES = SECTIONS["Alerts on the receiver itself"]
@@ -692,6 +693,21 @@ def test_table_of_metrics_is_the_one_in_the_code() -> None:
     assert list(METRICS.tables[0][2:]) == expected, as_it_should_be(METRICS.tables[0], expected)
 
 
+# The API
+
+
+def test_api_and_commands_do_as_the_block_says(start_receiver: Start, tmp_path: Path) -> None:
+    web = start_receiver("web").wait_ready()  # Nobody works: the run waits.
+    queue = alert("api", labels={"alertname": "QueueTooLong"}, starts_at=datetime.now(UTC))
+    assert web.post(notification(queue), "/webhook/log_action").json()["accepted"] == 1
+    block = API.block("sh").replace("127.0.0.1:8080", f"127.0.0.1:{web.port}")
+    done = run("sh", "-e", cwd=tmp_path, env=with_receiver(), input=block)
+    listed, cancelled, shown = done.stdout.split("\n", 2)
+    assert [one["id"] for one in json.loads(listed)["runs"]] == [1]
+    assert json.loads(cancelled) == {"done": "run 1 is cancelled"}
+    assert "cancelled by anyone: wrong queue" in shown
+
+
 # Alerts on the receiver itself
 
 
@@ -740,6 +756,7 @@ CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {
     ("Actions", "python", 0): (test_plugin_of_the_example_runs_and_is_retried_at_the_time_it_names),
     ("Actions", "sh", 0): test_command_shows_the_plugin_of_the_example,
     ("Guardrails", "toml", 0): test_guardrails_of_the_example_are_accepted_and_count_by_host,
+    ("The API", "sh", 0): test_api_and_commands_do_as_the_block_says,
     ("Settings", "toml", 0): test_settings_file_of_the_example_is_accepted_and_used,
     ("Alerts on the receiver itself", "sh", 0): (
         test_rules_on_ourselves_are_printed_as_the_block_says

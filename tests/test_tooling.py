@@ -70,6 +70,7 @@ def test_make_test_installs_what_is_pinned_then_checks_then_tests(tmp_path: Path
         f"{binaries}/mypy",
         "tests/install-tools",
         "tests/install-helm",
+        "tests/install-axe",
         f"{binaries}/python -m pytest",
     ]
     lines = [line for line in shown.stdout.splitlines() if not line.startswith("touch ")]
@@ -168,6 +169,8 @@ TOOLS = {
     "wrk": "wrk",
     "npm": "npm",
     "tini": "tini",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
 }
 
 
@@ -271,6 +274,8 @@ IN_THE_WHEEL = (
     "receiver/samples/group.json",
     "receiver/samples/resolved.json",
     "receiver/samples/new_plugin/plugin.py.txt",
+    "receiver/web/static/page.js",
+    "receiver/web/templates/now.html",
     "receiver/journal/migrations/env.py",
     "receiver/journal/migrations/script.py.mako",
     "receiver/journal/migrations/versions/0001_initial.py",

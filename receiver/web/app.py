@@ -17,10 +17,11 @@ from receiver.operations import Operations
 from receiver.plugins import Actions, catalog_of, rules_of
 from receiver.settings import Settings
 from receiver.tracing import Tracing
-from receiver.web import problems
+from receiver.web import pages, problems
 from receiver.web.api import create_api
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
+from receiver.web.forms import create_forms, create_login
 from receiver.web.health import create_health
 from receiver.web.metrics import count_answers, create_metrics
 from receiver.web.tracing import trace_recording, trace_requests
@@ -88,8 +89,12 @@ def create_app(
     app.register_blueprint(webhook)
     app.register_blueprint(create_health(journal, drain.has_begun))  # Probes have no credentials.
     desk_of = partial(JournalDesk, journal, Operations(settings, actions, journal), actions)
+    pages.prepare(app)
     for one in (
         *create_api(desk_of, access, settings.max_body),
+        pages.create_pages(settings, actions, desk_of, access),
+        create_forms(desk_of, access),
+        create_login(access),
     ):
         app.register_blueprint(one)
     metrics = create_metrics(counts.registry, JournalState(journal, actions, rules))

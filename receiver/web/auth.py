@@ -88,16 +88,20 @@ class Access:
             raise Unauthorized(
                 f"this needs a token or a login: RECEIVER_{scope.name}_TOKEN or "
                 f"RECEIVER_{scope.name}_BASIC_AUTH here, http_config in Alertmanager",
-                www_authenticate=[
-                    # A browser asks its reader for a password only when one can be right.
-                    WWWAuthenticate(scheme, {"realm": _REALM})
-                    for scheme in ("bearer", "basic")
-                    if scheme == "bearer" or any(scheme == one for one, _, _ in self._credentials)
-                ],
+                www_authenticate=self.challenges(),
             )
         if not caller.may(scope):
             raise Forbidden(f"these credentials are good, but not for what needs {scope.value}")
         g.caller = caller
+
+    def challenges(self) -> list[WWWAuthenticate]:
+        """Return how whoever has no good credentials can send some."""
+        return [
+            # A browser asks its reader for a password only when one can be right.
+            WWWAuthenticate(scheme, {"realm": _REALM})
+            for scheme in ("bearer", "basic")
+            if scheme == "bearer" or any(scheme == one for one, _, _ in self._credentials)
+        ]
 
     def _caller(self, scope: Scope) -> Caller | None:
         if self._is_open:

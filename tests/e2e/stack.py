@@ -36,6 +36,7 @@ _PACKAGES = {
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
+    "chromedriver": "chromium-driver",
 }
 _OTHER_NAMES = {"prometheus-alertmanager": "alertmanager"}
 

@@ -4,8 +4,10 @@ Plugin authors raise `PermanentError` and `TemporaryError`; the rest is raised b
 itself. Each message says which, why, and what to do.
 """
 
+import email.utils
+import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 
 class ReceiverError(Exception):
@@ -81,7 +83,8 @@ class TemporaryError(ActionError):
     """Raise it when trying again may help; `retry_after` or `retry_at` names the earliest time.
 
     Without one the policy's backoff decides. `max_attempts` counts in either case. `retry_after`
-    is a timedelta or a number of seconds, `retry_at` an aware datetime.
+    is a timedelta, a number of seconds, or the header `Retry-After` as it came: one that holds
+    neither seconds nor a date names no time. `retry_at` is an aware datetime.
     """
 
     def __init__(
@@ -92,13 +95,30 @@ class TemporaryError(ActionError):
         retry_at: datetime | None = None,
     ) -> None:
         super().__init__(message)
-        # A text, too: headers such as Retry-After are passed on as they come.
-        if isinstance(retry_after, int | float | str):
-            retry_after = timedelta(seconds=float(retry_after))
-        if retry_at is not None and retry_at.tzinfo is None:
+        if isinstance(retry_after, str):
+            retry_after, retry_at = _parse_retry_after(retry_after, retry_at)
+        if isinstance(retry_after, int | float):
+            retry_after = timedelta(seconds=retry_after)
+        if not isinstance(retry_after, timedelta | None):
+            raise TypeError("retry_after must be a timedelta, or a number of seconds")
+        if retry_at is not None and retry_at.utcoffset() is None:
             raise ValueError("retry_at must be an aware datetime, such as datetime.now(UTC)")
         self.retry_after = retry_after
         self.retry_at = retry_at
+
+
+def _parse_retry_after(
+    text: str, retry_at: datetime | None
+) -> tuple[timedelta | None, datetime | None]:
+    """Return the pause or the moment that a header names, as in RFC 9110; a given one stays."""
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return timedelta(seconds=int(text)), retry_at
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None, retry_at
+    return None, retry_at or moment
 
 
 class RunCancelledError(ActionError):

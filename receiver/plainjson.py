@@ -16,11 +16,18 @@ def dumps(value: Any) -> str:
     """Return a value as strict JSON; what JSON does not know, NaN included, becomes its text."""
     try:
         return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # noqa: BLE001 - a plugin's object
         return json.dumps(_plain(value, _DEEPEST))
 
 
 def _plain(value: Any, levels: int) -> Any:
+    try:
+        return _read(value, levels)
+    except Exception as error:  # noqa: BLE001 - a plugin's object
+        return f"<{type(value).__name__} that cannot be read: {type(error).__name__}>"
+
+
+def _read(value: Any, levels: int) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):

@@ -1,14 +1,12 @@
 """One exchange with the endpoint: bounded in time and size, following nothing."""
 
 import contextlib
-import email.utils
 import http.client
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, timedelta
 from typing import Any, Self
 
 import requests
@@ -66,21 +64,10 @@ class _Answer:
                 f"{said}; no redirect is followed: set {ENDPOINT} to where it leads"
             )
         if self.status in _TEMPORARY_STATUSES or self.status >= 500:
-            return TemporaryError(said, **_parse_retry_after(self.retry_after))
+            return TemporaryError(said, retry_after=self.retry_after)
         if 200 <= self.status < 300:
             return PermanentError(f"{said}, which {EXPECTED} does not have; look at the log there")
         return PermanentError(f"{said}; look at {ENDPOINT} and at the log there")
-
-
-def _parse_retry_after(text: str) -> dict[str, Any]:
-    """Return when to try again: seconds, or a date as in RFC 9110; nothing for anything else."""
-    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        return {"retry_after": timedelta(seconds=int(text))}
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-        return {"retry_at": moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)}
-    except (ValueError, OverflowError):
-        return {}
 
 
 class _Watch:

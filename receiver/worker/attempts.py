@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from receiver import logs, plainjson
@@ -22,7 +22,7 @@ from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
 from receiver.tracing import trace_id_of
 
-_LONGEST_ERROR = 2_000
+_LONGEST_TEXT = 2_000
 _LONGEST_RESULT = 16_384
 
 _log = logging.getLogger("receiver.action")
@@ -98,7 +98,7 @@ class Attempt:
             said = f"would call the resolved hook of {name}"
         elif self._actions.has_hook(name, "describe"):
             try:
-                said = str(self._actions.call(name, "describe", self._arguments))
+                said = _cut(str(self._actions.call(name, "describe", self._arguments)))
             except BaseException as error:  # noqa: BLE001 - a plugin's call
                 return self._failed(error)
         return AttemptEnd("succeeded", result=plainjson.dumps({"dry_run": said}))
@@ -125,10 +125,8 @@ class Attempt:
         if isinstance(error, DeadlineExceededError):
             return AttemptEnd("failed", error=text)
         if isinstance(error, TemporaryError):
-            # One that does not call its parent's __init__ has neither.
-            retry_at = getattr(error, "retry_at", None)
-            retry_after = getattr(error, "retry_after", None)
-            return AttemptEnd("failed", error=text, retry_at=retry_at, retry_after=retry_after)
+            at, after = _times_named(error)
+            return AttemptEnd("failed", error=text, retry_at=at, retry_after=after)
         _log.warning("action raised an unexpected exception", extra=self.fields, exc_info=error)
         return AttemptEnd("failed", error=text)
 
@@ -149,8 +147,28 @@ def describe_error(error: BaseException) -> str:
         said = plainjson.text_of(seen)
         texts.append(f"{type(seen).__name__}: {said}" if said else type(seen).__name__)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    text = "; caused by ".join(texts)
-    return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
+    return _cut("; caused by ".join(texts))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
+def _times_named(error: TemporaryError) -> tuple[datetime | None, timedelta | None]:
+    """Return the error's `retry_at` and `retry_after`, nothing for what is no time.
+
+    They are attributes like any other: set to a number later, or never set by a class of its own.
+    """
+    try:
+        named = TemporaryError(
+            retry_at=getattr(error, "retry_at", None),
+            retry_after=getattr(error, "retry_after", None),
+        )
+        at = named.retry_at
+        return at and at.astimezone(UTC), named.retry_after
+    except Exception:  # noqa: BLE001 - a plugin's object
+        _log.warning("error names no time to try again", exc_info=True)
+        return None, None
 
 
 def _as_json(returned: Any) -> str | None:

@@ -44,7 +44,8 @@ import resource
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from receiver import TemporaryError
 
@@ -56,6 +57,22 @@ class Odd(BaseException):
 class ForgetsItsParent(TemporaryError):
     def __init__(self):
         pass
+
+
+class SetsTimesLater(TemporaryError):
+    def __init__(self, **times):
+        vars(self).update(times)
+
+
+class Lazy(Mapping):
+    def __getitem__(self, name):
+        raise ConnectionError("closed")
+
+    def __iter__(self):
+        return iter(["answer"])
+
+    def __len__(self):
+        return 1
 
 
 class Mute(Exception):
@@ -76,12 +93,17 @@ ODD_ERRORS = {
     "mute": Mute,
     "no parent": ForgetsItsParent,
     "header": lambda: TemporaryError("busy", retry_after="0"),
+    "date": lambda: TemporaryError("busy", retry_after="Fri, 31 Dec 1999 23:59:59 GMT"),
+    "number": lambda: SetsTimesLater(retry_after=0),
+    "no zone": lambda: SetsTimesLater(retry_at=datetime(1999, 12, 31)),
+    "no time": lambda: SetsTimesLater(retry_at="tomorrow", retry_after=[]),
     "for ever": lambda: TemporaryError("busy", retry_after=timedelta.max),
 }
 ODD_RESULTS = {
     "text": lambda: "\\x00 \\ud800",
     "mute": Mute,
     "endless": endless,
+    "lazy": Lazy,
     "huge": lambda: "x" * 10_000_000,
     "numbers": lambda: {1: float("nan"), (2, 3): 10**5000},
 }
@@ -285,7 +307,10 @@ def test_exception_that_ends_programs_ends_only_the_attempt(
     assert shared_cage.outcomes(run) == ["failed", "failed"]
 
 
-@pytest.mark.parametrize("what", ["text", "mute", "no parent", "header", "for ever"])
+@pytest.mark.parametrize(
+    "what",
+    ["text", "mute", "no parent", "header", "date", "number", "no zone", "no time", "for ever"],
+)
 def test_exception_that_is_odd_ends_only_the_attempt(shared_cage: Cage, what: str) -> None:
     fingerprint = f"raises {what}"
     with shared_cage.neighbours(same_worker=True):
@@ -297,7 +322,7 @@ def test_exception_that_is_odd_ends_only_the_attempt(shared_cage: Cage, what: st
         )
 
 
-@pytest.mark.parametrize("what", ["text", "mute", "endless", "huge", "numbers"])
+@pytest.mark.parametrize("what", ["text", "mute", "endless", "lazy", "huge", "numbers"])
 def test_result_that_is_odd_is_recorded_as_well_as_it_can_be(shared_cage: Cage, what: str) -> None:
     with shared_cage.neighbours(same_worker=True):
         shared_cage.post("returns_oddly", f"returns {what}", what=what)

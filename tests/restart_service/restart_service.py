@@ -90,10 +90,9 @@ def call(context, what, service, reason):
         # Without the cause: its message quotes the address.
         raise TemporaryError("the manager gave no answer") from None
     if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
-        seconds = answer.headers.get("Retry-After", "")
         raise TemporaryError(
             f"the manager answered {answer.status_code}",
-            retry_after=int(seconds) if seconds.isdecimal() else None,
+            retry_after=answer.headers.get("Retry-After"),
         )
     if answer.status_code != 200:
         raise PermanentError(

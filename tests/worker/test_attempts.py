@@ -1,8 +1,52 @@
 """How an attempt's ending is put into words that every database stores."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
 import pytest
 
-from receiver.worker.attempts import describe_error
+from receiver import TemporaryError, hookimpl
+from receiver.calls import call_of
+from receiver.journal.due import ClaimedRun
+from receiver.plugins import Actions, Plugin
+from receiver.policies import AttemptEnd, Policy
+from receiver.testing import make_alert
+from receiver.worker.attempts import Attempt, describe_error
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ALERT = make_alert(annotations={"summary": "x" * 1_000_000})
+RUN = ClaimedRun(
+    id=1, source="", fingerprint="f", action="odd", starts_at=NOW, kind="fired", ordinal=0,
+    target="f", alert_name="QueueTooLong", alert=ALERT.to_json(), receiver="r",
+    external_url="http://alertmanager:9093", traceparent=None, received_at=NOW, created_at=NOW,
+    due_at=NOW, held_since=None, call=call_of(ALERT, NOW).to_json(), attempt=1, attempts_before=0,
+    approval=None, is_dry_run=False, was_counted=True,
+)  # fmt: skip
+
+
+class Odd:
+    """An action that does what it is made for."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    @hookimpl
+    def execute(self) -> object:
+        return self.act()
+
+    @hookimpl
+    def describe(self, context: Any) -> str:
+        return f"would say {context.alert.annotations['summary']}"
+
+
+def perform(act: Callable[[], object], run: ClaimedRun = RUN) -> AttemptEnd:
+    actions = Actions()
+    hooks = ("execute", "describe")
+    actions.register(Plugin("odd", "a test", "loaded", hooks=hooks, implementation=Odd(act)))
+    return Attempt(run, Policy(), actions).perform()
 
 
 class SilentError(Exception):
@@ -45,3 +89,63 @@ def test_cause_is_named_after_what_it_caused() -> None:
     error = ValueError("outer")
     error.__cause__ = OSError("inner")
     assert describe_error(error) == "ValueError: outer; caused by OSError: inner"
+
+
+def test_dry_run_says_only_the_beginning_of_a_long_text() -> None:
+    end = perform(lambda: None, replace(RUN, is_dry_run=True))
+    said = json.loads(end.result or "")["dry_run"]
+    assert said.startswith("would say xxx")
+    assert len(said) == 2000
+
+
+class SetLater(TemporaryError):
+    """An error with its times set to anything, after it was made or instead."""
+
+    def __init__(self, **times: object) -> None:
+        vars(self).update(times)
+
+
+@pytest.mark.parametrize(
+    ("error", "at", "after"),
+    [
+        pytest.param(SetLater(), None, None, id="neither"),
+        pytest.param(SetLater(retry_after=30), None, timedelta(seconds=30), id="a number"),
+        pytest.param(SetLater(retry_after="30"), None, timedelta(seconds=30), id="a header"),
+        pytest.param(SetLater(retry_at=NOW.replace(tzinfo=None)), None, None, id="no zone"),
+        pytest.param(SetLater(retry_at="tomorrow"), None, None, id="no moment"),
+        pytest.param(SetLater(retry_after=[30]), None, None, id="no pause"),
+        pytest.param(SetLater(retry_after=float("nan")), None, None, id="no number"),
+        pytest.param(
+            SetLater(retry_at=NOW.astimezone(timezone(timedelta(hours=5)))), NOW, None, id="zone"
+        ),
+        pytest.param(
+            TemporaryError(retry_after="Fri, 02 Jan 2026 03:04:05 GMT"), NOW, None, id="a date"
+        ),
+        pytest.param(TemporaryError(retry_after="soon"), None, None, id="no date"),
+        pytest.param(TemporaryError(retry_after="soon", retry_at=NOW), NOW, None, id="both"),
+    ],
+)
+def test_time_that_an_error_names_is_one_or_is_left_aside(
+    error: TemporaryError, at: datetime | None, after: timedelta | None
+) -> None:
+    def act() -> None:
+        raise error
+
+    end = perform(act)
+    assert (end.outcome, end.retry_at, end.retry_after) == ("failed", at, after)
+    assert end.retry_at is None or end.retry_at.tzinfo is UTC
+
+
+class Closed(dict[str, str]):
+    """What an author hands back after its source is gone."""
+
+    def items(self) -> Any:
+        raise ConnectionError("closed")
+
+
+def test_result_that_cannot_be_read_is_a_success_all_the_same() -> None:
+    end = perform(lambda: {"answer": Closed(a="b"), "number": 7})
+    assert end.outcome == "succeeded"
+    assert json.loads(end.result or "") == {
+        "answer": "<Closed that cannot be read: ConnectionError>", "number": 7
+    }  # fmt: skip

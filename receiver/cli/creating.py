@@ -2,6 +2,7 @@
 
 import importlib.util
 import keyword
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from receiver.discovery import NAME, built_in_names
 from receiver.errors import SettingsError
+from receiver.plugins import PREFIX
 
 # What is written, and from what; `sample_action` stands for the name, in each of its forms.
 _FILES = {
@@ -18,6 +20,8 @@ _FILES = {
     "sample_action.py": "plugin.py.txt",
     "tests/test_sample_action.py": "test_plugin.py.txt",
 }
+# Modules that pytest or setuptools would take for their own.
+_TAKEN = frozenset({"conftest", "setup", "tests"})
 
 
 @click.command("new-plugin")
@@ -42,9 +46,10 @@ def new_plugin(name: str, directory: Path | None) -> None:
             click.echo(f"wrote {path}")
     except OSError as error:
         raise SettingsError([f"{directory} cannot be written: {error.strerror}"]) from error
+    shown = shlex.quote(str(directory))
     click.echo(
-        f"\nnext:\n  cd {directory} && pip install '.[test]' && pytest\n"
-        f"or, without installing it:\n  PLUGIN_DIR={directory} receiver plugins {name}"
+        f"\nnext:\n  cd {shown} && pip install '.[test]' && pytest\n"
+        f"or, without installing it:\n  PLUGIN_DIR={shown} receiver plugins {name}"
     )
 
 
@@ -55,9 +60,13 @@ def _check(name: str, directory: Path) -> None:
         )
     if name in built_in_names():
         raise click.UsageError(f"{name} is an action that comes with the receiver; choose another")
+    if name.endswith("_") or f"{name}_".upper().startswith(PREFIX) or name in _TAKEN:
+        raise click.UsageError(
+            f"{name} cannot be the name of a package, its module and its settings; choose another"
+        )
     # An empty directory of that name counts as a module too, but one without an origin.
     found = importlib.util.find_spec(name)
-    if name == "tests" or (found is not None and found.origin is not None):
+    if found is not None and found.origin is not None:
         raise click.UsageError(f"{name} is a module that is in use already; choose another")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise click.UsageError(f"{directory} is there already; choose another --directory")

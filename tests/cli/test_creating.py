@@ -145,6 +145,12 @@ def test_what_to_do_next_is_told(tmp_path: Path) -> None:
     assert f"PLUGIN_DIR={tmp_path}/deep/ring receiver plugins ring_bell\n" in done.output
 
 
+def test_what_to_do_next_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    done = new_plugin("ring_bell", "--directory", tmp_path / "my gates")
+    assert f"cd '{tmp_path}/my gates' && pip install" in done.output
+    assert f"PLUGIN_DIR='{tmp_path}/my gates' receiver plugins" in done.output
+
+
 def test_directory_is_that_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert new_plugin("ring_bell").exit_code == 0
@@ -161,8 +167,12 @@ def test_directory_is_that_of_the_name(tmp_path: Path, monkeypatch: pytest.Monke
         pytest.param("log_action", "comes with the receiver", id="built-in"),
         pytest.param("json", "is a module that is in use already", id="standard library"),
         pytest.param("requests", "is a module that is in use already", id="installed"),
-        pytest.param("tests", "is a module that is in use already", id="its own tests"),
-        pytest.param("receiver", "is a module that is in use already", id="the receiver"),
+        pytest.param("tests", "cannot be the name of a package", id="its own tests"),
+        pytest.param("setup", "cannot be the name of a package", id="build script"),
+        pytest.param("conftest", "cannot be the name of a package", id="of pytest"),
+        pytest.param("gate_", "cannot be the name of a package", id="trailing underscore"),
+        pytest.param("receiver_gate", "cannot be the name of a package", id="prefix"),
+        pytest.param("receiver", "cannot be the name of a package", id="the receiver"),
     ],
 )
 def test_name_that_cannot_be_used_is_refused(name: str, why: str, tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ class Setting:
         if self.type not in TYPES:
             known = ", ".join(sorted(TYPES))
             raise ValueError(f"{self.name}: {self.type!r} is not a type of setting; use {known}")
+        if not isinstance(self.default, str | None):
+            raise TypeError(
+                f"{self.name}: the default {self.default!r:.100} is no text; write it as a user "
+                "would, in quotes"
+            )
 
     def parse(self, text: str) -> Any:
         """Return the value of `text`; raise ValueError saying what is wrong and the cure."""

@@ -6,13 +6,14 @@ wrappers of any plugin surround every action.
 """
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pluggy
 
-from receiver import hookspecs
+from receiver import hookspecs, plainjson
 from receiver.declarations import Setting, declared, is_missing, nearest, resolve
 from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
@@ -20,7 +21,12 @@ from receiver.policies import Policy, Rules
 from receiver.routing import Catalog
 from receiver.settings import Settings, policy_of
 
+PREFIX = "RECEIVER_"
+_SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
 KEYS = frozenset(one.name for one in declared(Policy).values())
+_RUN_BY_NOBODY = (
+    inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+)  # fmt: skip
 _CALLED = ("resolved", "describe", "default_policy")
 HOOKS = tuple(
     name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec")
@@ -185,6 +191,8 @@ def _load(candidate: Candidate, settings: Settings, actions: Actions) -> Plugin:
                 "name, so let both be the same"
             )
         declared = tuple(_call_alone(implementation, "settings", {}) or ())
+        if problems := _misdeclared(declared):
+            return broken(f"settings(): {'; '.join(problems)}")
         values, problems = _plugin_settings(name, declared, settings)
         plugin = Plugin(
             name=name,
@@ -212,7 +220,7 @@ def _load(candidate: Candidate, settings: Settings, actions: Actions) -> Plugin:
             plugin = replace(plugin, default_policy=suited)
         actions.register(plugin)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's call
-        return broken(f"{type(error).__name__}: {error}")
+        return broken(f"{type(error).__name__}: {plainjson.text_of(error)}")
     return plugin
 
 
@@ -255,16 +263,24 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
     plain: set[str] = set()
     wrappers: set[str] = set()
     problems: list[str] = []
+    if isinstance(implementation, type):
+        return plain, wrappers, ["it is a class; name an object of it, made in the module"]
     for name, options in _marked(implementation):
         hook = options.get("specname") or name
         if hook not in HOOKS:
             problems.append(f"there is no hook {hook}{nearest(hook, HOOKS)}")
             continue
+        function = getattr(implementation, name)
+        if not _is_wrapper(options) and any(is_one(function) for is_one in _RUN_BY_NOBODY):
+            problems.append(
+                f"{hook}() is async or has a yield, so that calling it does nothing; make it a "
+                "plain function" + ", or a wrapper: @hookimpl(wrapper=True)" * inspect.isgeneratorfunction(function)
+            )
         known = inspect.signature(getattr(hookspecs, hook)).parameters
         problems += [
             f"{hook}() has no argument {argument.name}{nearest(argument.name, known)}; "
             f"it may take {', '.join(known) or 'none'}"
-            for argument in inspect.signature(getattr(implementation, name)).parameters.values()
+            for argument in inspect.signature(function).parameters.values()
             if argument.default is inspect.Parameter.empty and argument.name not in known
         ]
         (wrappers if _is_wrapper(options) else plain).add(hook)
@@ -275,6 +291,25 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
     else:  # Its plain hooks would answer for the actions of others.
         problems += [f"it has {hook}() but no execute()" for hook in sorted(plain & set(_CALLED))]
     return plain, wrappers, problems
+
+
+def _misdeclared(declared: tuple[object, ...]) -> list[str]:
+    """Return what is wrong with the settings that a plugin declares, whatever they are set to."""
+    problems: list[str] = []
+    names: set[str] = set()
+    for one in declared:
+        if not isinstance(one, Setting):
+            problems.append(f"{one!r:.100} is no Setting; write Setting(name, type, default, help)")
+            continue
+        if not _SETTING.fullmatch(one.name) or one.name.startswith(PREFIX):
+            problems.append(
+                f"{one.name!r:.100} is not a name for a setting; use capitals, digits and "
+                f"underscores, and leave {PREFIX} to the receiver's own"
+            )
+        if one.name in names:
+            problems.append(f"{one.name} is declared twice")
+        names.add(one.name)
+    return problems
 
 
 def _plugin_settings(

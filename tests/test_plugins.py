@@ -370,6 +370,11 @@ def test_directory_that_cannot_be_read_stops_the_start(kind: str, tmp_path: Path
         ),
         pytest.param("import sys; sys.exit(3)", "SystemExit: 3", id="exits"),
         pytest.param("raise SystemExit", "SystemExit: ?", id="exits silently"),
+        pytest.param(
+            "class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute",
+            "Mute: <Mute whose text cannot be had: OSError>",
+            id="raises what has no text",
+        ),
         pytest.param("", r"it has no execute\(\); mark one with @hookimpl", id="empty"),
         pytest.param(
             "def execute(): pass", r"it has no execute\(\); mark one with @hookimpl", id="unmarked"
@@ -430,6 +435,26 @@ EXECUTE = "@hookimpl\ndef execute(): pass\n"
             "it may take settings",
         ),
         (
+            "@hookimpl\nasync def execute(): pass",
+            "execute() is async or has a yield, so that calling it does nothing; make it a plain "
+            "function",
+        ),
+        (
+            "@hookimpl\nasync def execute(): yield",
+            "execute() is async or has a yield, so that calling it does nothing; make it a plain "
+            "function",
+        ),
+        (
+            "@hookimpl\ndef execute(): yield",
+            "execute() is async or has a yield, so that calling it does nothing; make it a plain "
+            "function, or a wrapper: @hookimpl(wrapper=True)",
+        ),
+        (
+            EXECUTE + "@hookimpl\nasync def resolved(): pass",
+            "resolved() is async or has a yield, so that calling it does nothing; make it a plain "
+            "function",
+        ),
+        (
             "@hookimpl\ndef execute(a): pass\n@hookimpl\ndef resolve(): pass",
             f"execute() has no argument a; {TAKES}; "
             "there is no hook resolve (did you mean resolved?)",
@@ -485,12 +510,37 @@ def test_every_hook_may_be_implemented_with_all_its_arguments(
             "ValueError: X: 'number' is not a type of setting",
         ),
         (
+            "@hookimpl\ndef settings(): return [Setting('X', 'integer', 5)]",
+            "TypeError: X: the default 5 is no text; write it as a user would, in quotes",
+        ),
+        (
+            "@hookimpl\ndef settings(): return ['X']",
+            "settings(): 'X' is no Setting; write Setting(name, type, default, help)",
+        ),
+        (
+            "@hookimpl\ndef settings(): return [Setting('x')]",
+            "settings(): 'x' is not a name for a setting; use capitals, digits and underscores",
+        ),
+        (
+            "@hookimpl\ndef settings(): return [Setting('RECEIVER_X')]",
+            "settings(): 'RECEIVER_X' is not a name for a setting; use capitals, digits and "
+            "underscores, and leave RECEIVER_ to the receiver's own",
+        ),
+        (
+            "@hookimpl\ndef settings(): return [Setting('X'), Setting('X')]",
+            "settings(): X is declared twice",
+        ),
+        (
             "@hookimpl\ndef validate_config(): raise ValueError('X: is odd; make it even')",
             "ValueError: X: is odd; make it even",
         ),
         ("@hookimpl\ndef validate_config(): raise SystemExit('odd')", "SystemExit: odd"),
     ],
-    ids=["other name", "no name", "no settings", "bad settings", "invalid", "exits"],
+    ids=[
+        "other name", "no name", "no settings", "bad settings", "default that is no text",
+        "text for a setting", "small letters", "name of the receiver's", "twice", "invalid",
+        "exits",
+    ],
 )
 def test_plugin_whose_hooks_fail_at_start_is_broken(
     body: str, reason: str, directory: Path, write: Write
@@ -1079,7 +1129,7 @@ def test_installed_plugin_is_loaded_once_something_names_it(
         ("installed_one:loud", "", "AttributeError: "),
         ("installed_nowhere", "", "ModuleNotFoundError: No module named 'installed_nowhere'"),
         ("installed_one", "import sys; sys.exit(1)", "SystemExit: 1"),
-        ("installed_one:Shouter", OBJECTS, "execute() has no argument self"),
+        ("installed_one:Shouter", OBJECTS, "it is a class; name an object of it"),
     ],
     ids=["no such object", "no such module", "exits", "a class"],
 )

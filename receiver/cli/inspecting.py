@@ -7,7 +7,7 @@ import click
 
 from receiver import tracing
 from receiver.cli.options import settings_options
-from receiver.declarations import Setting
+from receiver.declarations import Setting, nearest
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Plugin, rules_of, try_to_load
@@ -64,7 +64,9 @@ def plugins(settings: Settings, name: str | None, as_json: bool) -> None:
     if name is not None:
         shown = [one for one in shown if one.name == name]
         if not shown:
-            raise SettingsError([f"there is no plugin {name}; see `receiver plugins`"])
+            close = nearest(name, actions.plugins)
+            missing = f"there is no plugin {name}{close}; see `receiver plugins`"
+            raise SettingsError([missing, *problems])
     if as_json:
         click.echo(json.dumps([_as_dict(one) for one in shown], indent=2))
     else:

@@ -85,8 +85,8 @@ def call(actions: Actions, name: str, hook: str = "execute", **changes: Any) -> 
 
 def test_every_python_example_is_run_by_a_test_here() -> None:
     assert set(PYTHON) == {
-        "shout.py", "audit.py", "ask_sidecar.py", "open_ticket.py", "test_open_ticket.py",
-        "test_open_gate.py, its end",
+        "shout.py", "audit.py", "ask_sidecar.py", "open_ticket.py", "tests/test_open_ticket.py",
+        "tests/test_open_gate.py, its end",
     }  # fmt: skip
     assert len(PYTHON) == sum(kind == "python" for kind, _ in BLOCKS)
 
@@ -180,18 +180,22 @@ def test_the_ticket_is_described_and_not_opened(tmp_path: Path, endpoint: Any) -
 
 
 def test_the_tests_of_the_example_pass(tmp_path: Path) -> None:
-    for name in ("open_ticket.py", "test_open_ticket.py"):
+    (tmp_path / "tests").mkdir()
+    for name in ("open_ticket.py", "tests/test_open_ticket.py"):
         (tmp_path / name).write_text(PYTHON[name], encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "."],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(receiver.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": f".:{Path(receiver.__file__).parent.parent}"},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert f"{PYTHON['test_open_ticket.py'].count('def test_')} passed" in done.stdout
+    assert f"{PYTHON['tests/test_open_ticket.py'].count('def test_')} passed" in done.stdout
+    said = {"TICKET_URL": "http://127.0.0.1:1", "TICKET_TOKEN": "t"}
+    settings = receiver_settings.load({"PLUGIN_DIR": str(tmp_path), **said}, {})
+    assert "open_ticket" in load_actions(settings).loaded  # As it lies there, tests and all.
 
 
 def test_the_entry_point_offers_the_action(
@@ -326,7 +330,7 @@ def test_every_link_leads_somewhere() -> None:
 def test_the_conformance_that_is_shown_is_what_new_plugin_writes(tmp_path: Path) -> None:
     command = ["new-plugin", "open_gate", "--directory", str(tmp_path)]
     assert CliRunner().invoke(cli, command).exit_code == 0
-    shown = PYTHON["test_open_gate.py, its end"].partition("\n")[2]
+    shown = PYTHON["tests/test_open_gate.py, its end"].partition("\n")[2]
     assert (tmp_path / "tests" / "test_open_gate.py").read_text().endswith(f"\n\n\n{shown}")
 
 

@@ -541,9 +541,16 @@ def test_plugins_of_a_directory_that_is_not_there_end_with_1_and_list_the_others
 
 
 def test_unknown_plugin_ends_with_1_and_where_to_look() -> None:
-    done = receiver("plugins", "no_such_plugin")
+    done = receiver("plugins", "zzz")
     assert (done.code, done.out) == (1, "")
-    assert "there is no plugin no_such_plugin; see `receiver plugins`" in done.err
+    assert "there is no plugin zzz; see `receiver plugins`" in done.err
+
+
+def test_unknown_plugin_is_told_with_the_nearest_and_with_what_may_have_hidden_it() -> None:
+    done = receiver("plugins", "log_acton", PLUGIN_DIR="/no/such/directory")
+    assert (done.code, done.out) == (1, "")
+    assert "there is no plugin log_acton (did you mean log_action?)" in done.err
+    assert "PLUGIN_DIR: /no/such/directory cannot be read" in done.err
 
 
 # receiver send

@@ -100,8 +100,10 @@ def configure(level: str, style: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_end
-    for chatty in ("alembic", "botocore", "boto3", "urllib3", "sqlalchemy.engine"):
+    for chatty in ("alembic", "botocore", "boto3", "sqlalchemy.engine"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # Its warnings quote whole URLs, and what it fails with is raised as well.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _log_thread_end(ended: threading.ExceptHookArgs) -> None:

@@ -272,9 +272,10 @@ def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
             continue
         function = getattr(implementation, name)
         if not _is_wrapper(options) and any(is_one(function) for is_one in _RUN_BY_NOBODY):
+            wrapper = ", or a wrapper: @hookimpl(wrapper=True)"
             problems.append(
                 f"{hook}() is async or has a yield, so that calling it does nothing; make it a "
-                "plain function" + ", or a wrapper: @hookimpl(wrapper=True)" * inspect.isgeneratorfunction(function)
+                f"plain function{wrapper if inspect.isgeneratorfunction(function) else ''}"
             )
         known = inspect.signature(getattr(hookspecs, hook)).parameters
         problems += [

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from notifications import alert, notification
 from receivers import Receiver
 from waiting import wait_until
@@ -124,6 +126,25 @@ def test_thread_that_dies_leaves_one_line(capsys: pytest.CaptureFixture[str]) ->
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["message"] == "thread ended by an exception"
     assert "ZeroDivisionError" in json.loads(line)["exc_info"]
+
+
+@pytest.mark.usefixtures("as_before")
+def test_library_that_would_quote_a_url_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json")
+    answer = b"HTTP/1.1 200 OK\r\nno header\r\nConnection: close\r\n\r\n"
+
+    def serve() -> None:
+        with server.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        assert requests.get(f"http://127.0.0.1:{port}/hooks/s3cret", timeout=30).status_code == 200
+        thread.join()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("as_before")

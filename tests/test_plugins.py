@@ -537,8 +537,16 @@ def test_every_hook_may_be_implemented_with_all_its_arguments(
         ("@hookimpl\ndef validate_config(): raise SystemExit('odd')", "SystemExit: odd"),
     ],
     ids=[
-        "other name", "no name", "no settings", "bad settings", "default that is no text",
-        "text for a setting", "small letters", "name of the receiver's", "twice", "invalid",
+        "other name",
+        "no name",
+        "no settings",
+        "bad settings",
+        "default that is no text",
+        "text for a setting",
+        "small letters",
+        "name of the receiver's",
+        "twice",
+        "invalid",
         "exits",
     ],
 )

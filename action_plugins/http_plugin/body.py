@@ -8,10 +8,11 @@ at again.
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 _PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _LONGEST_TEMPLATE = 64 * 2**10
@@ -38,7 +39,7 @@ class Template:
         if len(text) > _LONGEST_TEMPLATE:
             raise ValueError(f"is longer than {_LONGEST_TEMPLATE} characters; post less")
         try:
-            document = json.loads(text, parse_constant=_refuse)
+            document = json.loads(text, parse_constant=_refuse, parse_float=_number)
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
             raise ValueError(
@@ -70,8 +71,13 @@ def _fill(document: Any, call: Mapping[str, Any]) -> Any:
     return _PLACE.sub(lambda place: _as_text(_look_up(place[1], call)), document)
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"{number:.20} is no number in JSON")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
 
 
 def _check(document: Any, levels: int) -> None:

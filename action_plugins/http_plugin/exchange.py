@@ -6,8 +6,10 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,6 +27,8 @@ from receiver import ActionContext, PermanentError, TemporaryError
 _TEMPORARY_STATUSES = (408, 425, 429)
 _READ_BYTES = 16 * 2**10
 _SHOWN_CHARACTERS = 500
+_SHORTEST_SECRET = 4
+_HIDDEN = "(hidden)"
 _LONGEST_TOKEN = 16 * 2**10
 _WATCH_SECONDS = 0.2
 _CUT_SECONDS = 0.02
@@ -180,7 +184,7 @@ def _exchange(
                 stream=True,
             ) as response,
         ):
-            answer = _read(response, options)
+            answer = _read(response, options, _secrets(options, headers))
             if answer.is_success:
                 watch.raise_if_cut()
             return answer
@@ -225,7 +229,17 @@ def _session(watch: _Watch) -> requests.Session:
     return session
 
 
-def _read(response: requests.Response, options: Options) -> _Answer:
+def _secrets(options: Options, headers: Mapping[str, str | bytes]) -> list[str]:
+    """Return what an answer may quote of the request and nobody may see, longest first."""
+    parts = urlsplit(options.endpoint.url)
+    texts = {parts.path, unquote(parts.path), parts.query, unquote(parts.query)}
+    texts |= {value for _, value in parse_qsl(parts.query)}
+    for value in (headers.get("Authorization", ""), *options.headers.values()):
+        texts |= {str(value), str(value).rpartition(" ")[2]}
+    return sorted((one for one in texts if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _read(response: requests.Response, options: Options, secrets: Sequence[str]) -> _Answer:
     """Return the answer; an answer that breaks off still says no, but does not say yes."""
     is_success = options.expects(response.status_code)
     first = b""
@@ -237,10 +251,13 @@ def _read(response: requests.Response, options: Options) -> _Answer:
     except OSError:
         if is_success:
             raise
+    text = first.decode(errors="replace").strip()
+    for one in secrets:  # Before the cut, which could leave a part of one.
+        text = text.replace(one, _HIDDEN)
     return _Answer(
         response.status_code,
         is_success,
-        _visible(first.decode(errors="replace").strip()[:_SHOWN_CHARACTERS]),
+        _visible(text[:_SHOWN_CHARACTERS]),
         response.headers.get("Retry-After", ""),
     )
 

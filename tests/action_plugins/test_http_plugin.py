@@ -313,6 +313,41 @@ def test_credentials_path_and_query_of_the_url_are_never_shown(
     assert "s3cret" not in str(shown) + caplog.text
 
 
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_what_an_answer_quotes_of_the_request_is_hidden(
+    endpoint: Any, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "token").write_text("token-s3cret")
+
+    def quote(handler: Any) -> None:
+        headers = "".join(f"{name}: {value}\n" for name, value in handler.headers.items())
+        text = f"Cannot {handler.requestline}: key s3cret-key\n{headers}".encode()
+        endpoint.reply(status, text)(handler)
+
+    endpoint.answer = quote
+    try:
+        result = run_action(
+            http_plugin,
+            environment={
+                "HTTP_PLUGIN_ENDPOINT": f"{endpoint.url}/path-s3cret/%C3%A4?key=s3cret-key",
+                "HTTP_PLUGIN_HEADERS": "X-Key: header s3cret",
+                "HTTP_PLUGIN_TOKEN_FILE": str(tmp_path / "token"),
+            },
+        )
+        said = result["answer"]
+    except (TemporaryError, PermanentError) as error:
+        said = str(error)
+    assert "Cannot POST (hidden)?(hidden) HTTP/1.1: key (hidden)" in said
+    assert "X-Key: (hidden)" in said
+    assert "Authorization: (hidden)" in said
+    assert "s3cret" not in said
+
+
+def test_a_secret_that_the_cut_would_halve_is_hidden(endpoint: Any) -> None:
+    endpoint.answer = endpoint.reply(200, b"x" * 490 + b"/path-s3cret-s3cret")
+    assert "s3cret" not in post(endpoint.url + "/path-s3cret-s3cret")["answer"]
+
+
 def test_a_malformed_url_is_refused_without_being_shown() -> None:
     with pytest.raises(SettingsError, match="HTTP_PLUGIN_ENDPOINT: is not a URL") as caught:
         post("ftp://user:s3cret@host/")

@@ -267,6 +267,7 @@ def test_template_may_be_any_document(endpoint: Any, document: str) -> None:
         pytest.param('["{{ value | upper }}"]', "stands for nothing", id="filter"),
         pytest.param('["{{ labels[0] }}"]', "stands for nothing", id="index"),
         pytest.param('["{{ value"]', "has a {{ without its name", id="open"),
+        pytest.param("[1e999]", "is not JSON: 1e999 is no number in JSON", id="infinite"),
         pytest.param('["{{ 7 * 7 }}"]', "stands for nothing", id="expression"),
     ],
 )

@@ -98,7 +98,7 @@ def test_dry_run_says_only_the_beginning_of_a_long_text() -> None:
     assert len(said) == 2000
 
 
-class SetLater(TemporaryError):
+class SetLaterError(TemporaryError):
     """An error with its times set to anything, after it was made or instead."""
 
     def __init__(self, **times: object) -> None:
@@ -108,15 +108,18 @@ class SetLater(TemporaryError):
 @pytest.mark.parametrize(
     ("error", "at", "after"),
     [
-        pytest.param(SetLater(), None, None, id="neither"),
-        pytest.param(SetLater(retry_after=30), None, timedelta(seconds=30), id="a number"),
-        pytest.param(SetLater(retry_after="30"), None, timedelta(seconds=30), id="a header"),
-        pytest.param(SetLater(retry_at=NOW.replace(tzinfo=None)), None, None, id="no zone"),
-        pytest.param(SetLater(retry_at="tomorrow"), None, None, id="no moment"),
-        pytest.param(SetLater(retry_after=[30]), None, None, id="no pause"),
-        pytest.param(SetLater(retry_after=float("nan")), None, None, id="no number"),
+        pytest.param(SetLaterError(), None, None, id="neither"),
+        pytest.param(SetLaterError(retry_after=30), None, timedelta(seconds=30), id="a number"),
+        pytest.param(SetLaterError(retry_after="30"), None, timedelta(seconds=30), id="a header"),
+        pytest.param(SetLaterError(retry_at=NOW.replace(tzinfo=None)), None, None, id="no zone"),
+        pytest.param(SetLaterError(retry_at="tomorrow"), None, None, id="no moment"),
+        pytest.param(SetLaterError(retry_after=[30]), None, None, id="no pause"),
+        pytest.param(SetLaterError(retry_after=float("nan")), None, None, id="no number"),
         pytest.param(
-            SetLater(retry_at=NOW.astimezone(timezone(timedelta(hours=5)))), NOW, None, id="zone"
+            SetLaterError(retry_at=NOW.astimezone(timezone(timedelta(hours=5)))),
+            NOW,
+            None,
+            id="zone",
         ),
         pytest.param(
             TemporaryError(retry_after="Fri, 02 Jan 2026 03:04:05 GMT"), NOW, None, id="a date"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +79,13 @@ class Subject:
             self.plugin, environment=self.environment, context=context, hook=hook, **call
         )
 
+    def seen(self) -> Collection[object]:
+        """Return the effects so far, as they are now: what `effects` returns may go on changing."""
+        effects = self.effects()
+        if isinstance(effects, Mapping):
+            return dict(effects)
+        return set(effects) if isinstance(effects, Set) else tuple(effects)
+
     def has(self, hook: str) -> bool:
         """Whether the action has a hook."""
         return hook in hooks_of(self.plugin)
@@ -121,22 +128,22 @@ class ActionConformance:
 
     def test_second_attempt_of_a_run_does_nothing_more(self, subject: Subject) -> None:
         """Called twice with one idempotency key, as after a crash: both succeed, as if once."""
-        untouched = subject.effects()
+        untouched = subject.seen()
         for hook in ("execute", "resolved") if subject.has("resolved") else ("execute",):
             subject.call(hook)
-            once = subject.effects()
+            once = subject.seen()
             if once == untouched:
                 pytest.fail(f"{hook}() succeeded and effects() did not change: let it show more")
             subject.call(hook, attempt=2)
-            if subject.effects() != once:
+            if subject.seen() != once:
                 pytest.fail(
                     f"a second {hook}() with the same key did more: from {once!r:.300} to "
-                    f"{subject.effects()!r:.300}; hand on context.idempotency_key, or look first"
+                    f"{subject.seen()!r:.300}; hand on context.idempotency_key, or look first"
                 )
 
     def test_deadline_that_has_passed_leaves_all_as_it_was(self, subject: Subject) -> None:
         """Out of time before it began: it says so, soon, and has done nothing."""
-        untouched, began = subject.effects(), time.monotonic()
+        untouched, began = subject.seen(), time.monotonic()
         try:
             returned = subject.call(remaining_seconds=0.0)
         except DeadlineExceededError:
@@ -148,30 +155,33 @@ class ActionConformance:
                 f"execute() had no time and returned {returned!r:.300}; begin with "
                 "context.raise_if_cancelled()"
             )
-        if subject.effects() != untouched:
-            pytest.fail(f"execute() had no time and did {subject.effects()!r:.300}")
+        if subject.seen() != untouched:
+            pytest.fail(f"execute() had no time and did {subject.seen()!r:.300}")
 
     @pytest.mark.parametrize("look", LOOKS)
     def test_cancel_half_way_can_be_made_up_for(self, subject: Subject, look: int) -> None:
         """Cancelled at its first, second … look at the context: the next attempt does the rest."""
-        untouched = len(subject.effects())
+        untouched = len(subject.seen())
         subject.call(number=0)
-        expected = 2 * len(subject.effects()) - untouched
+        expected = 2 * len(subject.seen()) - untouched
         cancellation = _CancelledAtLook(look)
         try:
             subject.call(cancellation=cancellation)
         except RunCancelledError:
-            self._expect_soon(subject, cancellation.cancelled_at)
+            pass
         except Exception as error:  # noqa: BLE001 - whatever the plugin raises
             pytest.fail(
                 f"cancelled at look {look}, execute() raised {error!r:.300}; let what the context "
                 "raises pass"
             )
+        # It may also have finished what was all but done, as long as that took no time.
+        if cancellation.cancelled_at is not None:
+            self._expect_soon(subject, cancellation.cancelled_at)
         subject.call(attempt=2)
-        if len(subject.effects()) != expected:
+        if len(subject.seen()) != expected:
             pytest.fail(
                 f"cancelled at look {look} and tried again, execute() did not do what it does at "
-                f"once: {subject.effects()!r:.300}"
+                f"once: {subject.seen()!r:.300}"
             )
 
     def test_trouble_says_whether_trying_again_helps(
@@ -181,7 +191,7 @@ class ActionConformance:
         if subject.temporary_trouble is None or subject.permanent_trouble is None:
             pytest.fail("say how it fails (temporary_trouble, permanent_trouble), or why it cannot")
         caplog.set_level("DEBUG", "receiver")
-        untouched = subject.effects()
+        untouched = subject.seen()
         subject.temporary_trouble()
         temporary = self._expect_error(subject, attempt=1)
         if isinstance(temporary, PermanentError | RunCancelledError):
@@ -194,7 +204,7 @@ class ActionConformance:
                         "which tries again; raise PermanentError")  # fmt: skip
         if not str(permanent):
             pytest.fail("the PermanentError says nothing; say what to do")
-        if subject.effects() != untouched:
+        if subject.seen() != untouched:
             pytest.fail("execute() failed, and effects() changed")
         told = f"{temporary} {permanent} {[vars(one) for one in caplog.records]}"
         if any(secret in told for secret in subject.secrets()):
@@ -204,15 +214,15 @@ class ActionConformance:
         """`describe` returns one sentence, for hostile texts and odd numbers too, and acts not."""
         if not subject.has("describe"):
             pytest.fail("it has no describe(): a dry run could say nothing; return one sentence")
-        untouched = subject.effects()
+        untouched = subject.seen()
         for metric_name, value in (("queue_depth", 90.0), (_HOSTILE, float("nan"))):
             said = subject.call("describe", metric_name=metric_name, value=value)
             if not isinstance(said, str) or not said.isprintable() or not said.strip():
                 pytest.fail(f"describe() returned {said!r:.300}; return one printable line")
             if any(secret in said for secret in subject.secrets()):
                 pytest.fail("describe() tells a secret")
-        if subject.effects() != untouched:
-            pytest.fail(f"describe() acted: {subject.effects()!r:.300}")
+        if subject.seen() != untouched:
+            pytest.fail(f"describe() acted: {subject.seen()!r:.300}")
 
     def test_threads_do_not_disturb_each_other(self, subject: Subject) -> None:
         """Runs for different targets at the same time all succeed, each with its own effect."""
@@ -225,13 +235,13 @@ class ActionConformance:
         with ThreadPoolExecutor(THREADS) as threads:
             for one in [threads.submit(call, number) for number in range(THREADS)]:
                 one.result()
-        together = subject.effects()
+        together = subject.seen()
         for number in range(THREADS):
             subject.call(number=number, attempt=2)
-        if subject.effects() != together:
+        if subject.seen() != together:
             pytest.fail(
                 "one after the other did what all at once had not: from "
-                f"{together!r:.300} to {subject.effects()!r:.300}"
+                f"{together!r:.300} to {subject.seen()!r:.300}"
             )
 
     def _expect_soon(self, subject: Subject, since: float) -> None:
@@ -254,7 +264,7 @@ class _CancelledAtLook(Cancellation):
         super().__init__()
         self._left = look
         self._lock = threading.Lock()
-        self.cancelled_at = 0.0
+        self.cancelled_at: float | None = None
 
     @property
     def reason(self) -> str | None:
@@ -273,8 +283,9 @@ module, *sys.path = sys.argv[1:]
 import receiver, receiver.testing
 found = []
 EVENTS = {
-    "os.exec", "os.fork", "os.forkpty", "os.kill", "os.mkdir",
-    "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.system",
+    "os.chmod", "os.chown", "os.exec", "os.fork", "os.forkpty", "os.kill", "os.link", "os.mkdir",
+    "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.system",
+    "os.truncate", "os.unsetenv", "os.utime",
     "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
     "sqlite3.connect", "subprocess.Popen", "time.sleep",
 }
@@ -282,12 +293,12 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def look(event, arguments):
     if event in EVENTS or event == "open" and (arguments[2] or 0) & WRITING:
         found.append(f"{event} {arguments[0] if arguments else ''!r:.100}")
-class Thread(threading.Thread):
-    def start(self):
-        found.append(f"a thread {self.name!r:.100}")
-        super().start()
+start = threading.Thread.start
+def start_and_tell(self):
+    found.append(f"a thread {self.name!r:.100}")
+    start(self)
 sys.addaudithook(look)
-threading.Thread = Thread
+threading.Thread.start = start_and_tell
 importlib.import_module(module)
 print(json.dumps(found))
 """

@@ -64,7 +64,7 @@ class Conforming(ActionConformance):
 
         return Subject(
             action,
-            effects=lambda: set(action.done),
+            effects=lambda: action.done,  # The very set that goes on changing.
             environment={"GOOD_TOKEN": "s3cret"},
             temporary_trouble=lambda: trouble(self.temporary),
             permanent_trouble=lambda: trouble(self.permanent),
@@ -83,7 +83,8 @@ BAD = {
     "ActsAtImport": (
         "",  # In a file of its own.
         "test_import_does_no_work",
-        r"importing acts_at_import acts: open 'trace'; a thread 'at import'; do it in execute\(\)",
+        r"importing acts_at_import acts: open 'trace'; a thread 'at import'; a thread 'a timer'; "
+        r"os.utime 'trace'; do it in execute\(\)",
     ),
     "CountsAttempts": (
         """
@@ -153,6 +154,20 @@ BAD = {
         """,
         r"test_cancel_half_way_can_be_made_up_for\[1\]",
         r"cancelled at look 1, execute\(\) raised TemporaryError",
+    ),
+    "IgnoresACancel": (
+        """
+        class action(Good):
+            @hookimpl
+            def execute(self, context):
+                context.remaining_seconds()
+                if context.cancellation.reason:
+                    time.sleep(0.7)
+                    return self.do(context)
+                Good.execute(self, context)
+        """,
+        r"test_cancel_half_way_can_be_made_up_for\[1\]",
+        r"execute\(\) took [0-9.]+ s to stop",
     ),
     "LeavesItHalfDone": (
         """
@@ -242,12 +257,16 @@ BAD = {
     ),
 }
 ACTS_AT_IMPORT = """
-import pathlib, threading
+import os, pathlib, threading
 from receiver import hookimpl
 pathlib.Path("trace").write_text("I was here")
 thread = threading.Thread(target=print, name="at import")
 thread.start()
 thread.join()
+timer = threading.Timer(60, print)
+timer.name, timer.daemon = "a timer", True
+timer.start()
+os.utime("trace")
 
 from receiver.testing import make_alert  # What imports others only is no work.
 

@@ -17,6 +17,7 @@ from receiver.testing import make_alert
 from receiver.worker.attempts import Attempt, describe_error
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+EAST = timezone(timedelta(hours=5))
 ALERT = make_alert(annotations={"summary": "x" * 1_000_000})
 RUN = ClaimedRun(
     id=1, source="", fingerprint="f", action="odd", starts_at=NOW, kind="fired", ordinal=0,
@@ -115,12 +116,7 @@ class SetLaterError(TemporaryError):
         pytest.param(SetLaterError(retry_at="tomorrow"), None, None, id="no moment"),
         pytest.param(SetLaterError(retry_after=[30]), None, None, id="no pause"),
         pytest.param(SetLaterError(retry_after=float("nan")), None, None, id="no number"),
-        pytest.param(
-            SetLaterError(retry_at=NOW.astimezone(timezone(timedelta(hours=5)))),
-            NOW,
-            None,
-            id="zone",
-        ),
+        pytest.param(SetLaterError(retry_at=NOW.astimezone(EAST)), NOW, None, id="zone"),
         pytest.param(
             TemporaryError(retry_after="Fri, 02 Jan 2026 03:04:05 GMT"), NOW, None, id="a date"
         ),

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ProtocolError
 
 from action_plugins.http_plugin.options import (
     ENDPOINT,
@@ -105,6 +106,32 @@ class _Watch:
         if connected is not None:
             self._sockets.append(connected)
 
+    def connect(self, host: str, port: int) -> socket.socket:
+        """Return a connection to one of a name's addresses; trying all of them is in time, too."""
+        problem = OSError("the name stands for no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM
+        ):
+            try:
+                connection = socket.socket(family, kind, protocol)
+            except OSError as error:  # Such as IPv6 where the system has none.
+                problem = error
+                continue
+            connection.settimeout(max(self._left() / 2, _CUT_SECONDS))
+            self.add(connection)
+            try:
+                connection.connect(address)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if not self._has_cut:  # A connect that is cut short passes for one that was made.
+                    return connection
+            except OSError as error:
+                problem = error
+            connection.close()
+            if self._has_cut:
+                break
+        # As its own: urllib3 takes a broken pipe here for one that broke while it was sending.
+        raise ProtocolError("no address could be connected to") from problem
+
     def raise_if_cut(self) -> None:
         """Raise what the cut stands for: a cancel or the attempt's end, else an endless answer."""
         if self._has_cut:
@@ -176,8 +203,7 @@ def _exchange(
                 options.endpoint.url,
                 data=body,
                 headers=headers,
-                # Half of it for connecting: a name can stand for two addresses, the first dead.
-                timeout=(watch.seconds / 2, watch.seconds),
+                timeout=watch.seconds,
                 verify=True if options.bundle is None else str(options.bundle),
                 cert=certificate,
                 allow_redirects=False,
@@ -206,11 +232,17 @@ def _session(watch: _Watch) -> requests.Session:
     """
 
     class WatchedConnection(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return watch.connect(self._dns_host, self.port or 80)
+
         def connect(self) -> None:
             super().connect()
             watch.add(self.sock)
 
     class WatchedTLSConnection(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return watch.connect(self._dns_host, self.port or 443)
+
         def connect(self) -> None:
             super().connect()
             watch.add(self.sock)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,56 @@ def test_a_cancel_ends_an_exchange_that_is_under_way(endpoint: Any) -> None:
     with pytest.raises(RunCancelledError, match="an operator said so"):
         post(endpoint.url, timeout="30s", context=make_context(cancellation=cancellation))
     assert time.monotonic() - began < 10
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A URL whose name stands for five addresses that let nobody in, and answer nobody."""
+    with ExitStack() as stack:
+        addresses = []
+        for _ in range(5):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            addresses.append(listener.getsockname())
+            for _ in range(3):  # The queue is full: whoever comes now waits.
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(addresses[-1])
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        yield "http://deaf.example"
+
+
+def test_the_timeout_bounds_connecting_to_all_addresses_of_a_name(deaf: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TemporaryError, match="gave no"):
+        post(deaf, timeout="2s")
+    assert time.monotonic() - began < 4  # One after the other at half the time: 5.
+
+
+def test_a_cancel_ends_connecting(deaf: str) -> None:
+    cancellation = Cancellation()
+    timer = threading.Timer(0.3, cancellation.cancel, ["enough"])
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(RunCancelledError, match="enough"):
+        post(deaf, timeout="60s", context=make_context(cancellation=cancellation))
+    assert time.monotonic() - began < 15
+    timer.join()
+
+
+def test_the_first_address_that_answers_is_taken(
+    endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(endpoint.host.rpartition(":")[2])
+    found = [
+        (family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", one))
+        for family, one in ((-7, port), (socket.AF_INET, 1), (socket.AF_INET, port))
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert post("http://many.example")["status"] == 200
+    assert len(endpoint.requests) == 1
 
 
 def test_nothing_is_sent_once_the_run_is_cancelled(endpoint: Any) -> None:

@@ -20,6 +20,8 @@ _SHOWN_ERRORS = 20
 # As many are recorded in the time that Alertmanager waits; more would fail for ever, and keep
 # others waiting each time.
 _MOST_ALERTS = 50_000
+# So many are counted exactly, again and again; no group has as many.
+_MOST_TRUNCATED = 1_000_000_000
 # It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
 _LONGEST_FINGERPRINT = 128
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -214,7 +216,10 @@ class NotificationSchema(Schema):
     group_key = fields.String(load_default="", data_key="groupKey")
     external_url = fields.String(load_default="", data_key="externalURL")
     truncated_alerts = fields.Integer(
-        load_default=0, strict=True, data_key="truncatedAlerts", validate=validate.Range(min=0)
+        load_default=0,
+        strict=True,
+        data_key="truncatedAlerts",
+        validate=validate.Range(0, _MOST_TRUNCATED),
     )
     alerts = AlertList(required=True)
 

@@ -1,5 +1,7 @@
 """`GET /metrics`: one scrape sees the web and the worker process, and the journal."""
 
+from collections.abc import Callable
+
 from flask import Blueprint, Flask, Response, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -17,7 +19,7 @@ def create_metrics(counts: CollectorRegistry, state: Collector | None = None) ->
 
     @metrics.get("/metrics")
     def show() -> Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encode, content_type = _encoder(request.headers.get("Accept", ""))
         both = CollectorRegistry()
         both.register(all_counts(counts))
         if state is not None:
@@ -25,6 +27,14 @@ def create_metrics(counts: CollectorRegistry, state: Collector | None = None) ->
         return Response(encode(both), content_type=content_type)
 
     return metrics
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        # A version in it that is none; the text format is for whoever asks for nothing.
+        return choose_encoder("")
 
 
 def count_answers(app: Flask, counts: WebCounts) -> None:

@@ -51,6 +51,26 @@ def test_scrape_needs_none_where_metrics_are_open(client: Ask) -> None:
     assert asked.post("/webhook").status_code == 401
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=hidden",
+        "application/openmetrics-text;version=1..0",
+        "text/plain;version=1.0.0x;escaping=values",
+        "text/plain;q=;;,;escaping",
+        "\xff" * 3000,
+        "",
+    ],
+)
+def test_scrape_that_asks_for_no_format_there_is_gets_the_text(
+    client: Ask, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client().get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.mimetype == "text/plain"
+    assert "hidden" not in caplog.text
+
+
 def test_refused_credentials_are_counted_wherever_they_were_tried(client: Ask) -> None:
     asked = client(RECEIVER_SUBMIT_TOKEN="submits", RECEIVER_METRICS_OPEN="true")
     for _ in range(2):

@@ -66,22 +66,27 @@ class _Json(JsonFormatter):
 
 
 class _Text(logging.Formatter):
-    """One line for people: time, level, message, then field=value."""
+    """One line for people: time, level, message, then field=value; then the traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; control characters in fields are shown escaped."""
+        """Return the line; control characters are shown escaped, a traceback's lines indented."""
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         fields = " ".join(
-            f"{name}={_shown(value)}"
+            f"{_shown(name)}={_shown(value)}"
             for name, value in record.__dict__.items()
             if name not in _STANDARD
         )
-        message = record.getMessage()
-        message = message if message.isprintable() else repr(message)
+        message = _printable(record.getMessage())
         line = f"{time} {record.levelname.lower():7} {message} {fields}"
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
+            # What was raised may quote an alert: no line of it passes for one of the log.
+            traceback = self.formatException(record.exc_info).split("\n")
+            line = "\n".join([line, *(f"    {_printable(one)}" for one in traceback)])
         return line.rstrip()
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _shown(value: object) -> str:

@@ -156,3 +156,18 @@ def test_hostile_field_stays_on_its_line(capsys: pytest.CaptureFixture[str], sty
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "\x1b" not in out
+
+
+@pytest.mark.usefixtures("as_before")
+def test_hostile_exception_is_indented_under_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "text")
+    hostile = "bad\x1b[31m\r\n12:00:00.000 error   forged\u2028forged\x85"
+    try:
+        raise ValueError(hostile) from KeyError(hostile)
+    except ValueError as error:
+        logging.getLogger("x").warning("said", extra={"a\nforged": 1}, exc_info=error)
+    first, *traceback = capsys.readouterr().out.splitlines()
+    assert "warning said" in first
+    assert all(one.startswith("    ") and one.isprintable() for one in [*traceback])
+    assert "ValueError" in "".join(traceback)
+    assert any("error   forged" in one for one in traceback)

@@ -49,15 +49,21 @@ def _is_more_coming(conn: TConn) -> bool:
 class Slots:
     """A WSGI application that works on so many requests at a time, however many arrive.
 
-    While a body is awaited, its slot is another's.
+    While a body is awaited, its slot is another's. One path needs none: a journal that makes all
+    others wait is no reason to restart the process.
     """
 
-    def __init__(self, application: Callable[..., Iterable[bytes]], number: int) -> None:
+    def __init__(
+        self, application: Callable[..., Iterable[bytes]], number: int, free_path: str
+    ) -> None:
         self._application = application
+        self._free_path = free_path
         self._free = threading.BoundedSemaphore(number)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
+        if environ["PATH_INFO"] == self._free_path:
+            return self._application(environ, start_response)
         environ["wsgi.input"] = _Body(environ["wsgi.input"], self._free)
         with self._free:
             return self._application(environ, start_response)

@@ -10,6 +10,7 @@ from receiver.errors import JournalError
 from receiver.journal.journal import Journal
 from receiver.web.problems import unavailable
 
+HEALTHY = "/-/healthy"
 _KEPT_SECONDS = 1.0
 
 
@@ -20,7 +21,7 @@ def create_health(journal: Journal, is_draining: Callable[[], bool]) -> Blueprin
     checked_at = float("-inf")
     failure: JournalError | None = None
 
-    @health.get("/-/healthy")
+    @health.get(HEALTHY)
     def healthy() -> Response:
         return Response("healthy\n", mimetype="text/plain")
 

@@ -1,9 +1,10 @@
 """Slow, silent and broken connections: none of them keeps Alertmanager from its answer."""
 
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 
@@ -218,3 +219,17 @@ def test_probe_is_answered_beside_bodies_that_never_come(web: Receiver) -> None:
         for _ in range(10):
             stack.enter_context(connected(web, SLOW["in the body"]))
         assert requests.get(f"{web.url}/-/ready", timeout=5).status_code == 200
+
+
+def test_process_is_healthy_while_the_journal_makes_every_post_wait(web: Receiver) -> None:
+    body = notification(alert()).decode()
+    text = f"{HEAD}Content-Length: {len(body.encode())}\r\n\r\n{body}"
+    file = web.log.parent / "data" / "journal.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as lock, ExitStack() as stack:
+        lock.execute("BEGIN EXCLUSIVE")
+        waiting = [stack.enter_context(connected(web, text)) for _ in range(8)]
+        for _ in range(20):
+            assert requests.get(f"{web.url}/-/healthy", timeout=2).status_code == 200
+        lock.execute("ROLLBACK")
+        for connection in waiting:
+            assert answer_on(connection).startswith((b"HTTP/1.1 200", b"HTTP/1.1 503"))

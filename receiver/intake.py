@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 from receiver.alertmanager import Alert, Notification
+from receiver.errors import NotificationError
 from receiver.routing import Catalog, Route, route
+
+# An alert may name many actions. More than this takes the journal longer than Alertmanager waits,
+# and all others wait as long.
+_MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +17,11 @@ class Routed:
 
     alert: Alert
     route: Route
+
+    @property
+    def rows(self) -> int:
+        """How many (alert, action) pairs it makes."""
+        return len(self.route.actions) + len(self.route.rejections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,11 @@ class Intake:
     external_url: str
     alerts: tuple[Routed, ...]
     traceparent: str = ""
+
+    @property
+    def rows(self) -> int:
+        """How many (alert, action) pairs it holds."""
+        return sum([one.rows for one in self.alerts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +59,11 @@ def intake_of(
     default: tuple[str, ...],
     catalog: Catalog,
 ) -> Intake:
-    """Route every alert of a notification; see `routing.route` for the arguments."""
-    return Intake(
+    """Route every alert of a notification; see `routing.route` for the arguments.
+
+    Raises NotificationError when that makes more rows than can be recorded in time.
+    """
+    intake = Intake(
         source,
         notification.receiver,
         notification.external_url,
@@ -53,3 +71,9 @@ def intake_of(
             [Routed(one, route(one, path_action, default, catalog)) for one in notification.alerts]
         ),
     )
+    if intake.rows > _MOST_ROWS:
+        raise NotificationError(
+            f"the alerts name more than {_MOST_ROWS} actions, all together; group them by more "
+            "labels, or let each name fewer"
+        )
+    return intake

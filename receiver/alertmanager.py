@@ -7,6 +7,7 @@ replaced by U+FFFD.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ _SHOWN_ERRORS = 20
 # As many are recorded in the time that Alertmanager waits; more would fail for ever, and keep
 # others waiting each time.
 _MOST_ALERTS = 50_000
+# Alertmanager sends each once; here they are recorded one after the other, for each may end the
+# episode before it.
+_MOST_REPEATS = 1_000
 # So many are counted exactly, again and again; no group has as many.
 _MOST_TRUNCATED = 1_000_000_000
 # It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
@@ -130,9 +134,14 @@ class AlertList(fields.Field[tuple[Alert, ...]]):
         if len(value) > _MOST_ALERTS:
             raise ValidationError(f"More than {_MOST_ALERTS}; group them by more labels.")
         try:
-            return tuple([_alert(raw) for raw in value])
+            alerts = tuple([_alert(raw) for raw in value])
         except (KeyError, TypeError, ValueError, AttributeError):
             _explain(value)
+        if len(alerts) > _MOST_REPEATS:
+            repeats = Counter([one.fingerprint for one in alerts])
+            if max(repeats.values()) > _MOST_REPEATS:
+                raise ValidationError(f"More than {_MOST_REPEATS} of the same fingerprint.")
+        return alerts
 
 
 def _alert(raw: dict[str, Any]) -> Alert:

@@ -853,9 +853,18 @@ def test_damaged_bytes_are_accepted_or_refused_with_a_reason(data: st.DataObject
 
 
 def test_more_alerts_than_can_be_recorded_in_time_are_refused() -> None:
-    most = [alert()] * 50_000
+    most = [alert(str(number % 50)) for number in range(50_000)]
 
     assert len(parse_notification(body_of(most)).alerts) == 50_000
     with pytest.raises(NotificationError) as caught:
         parse_notification(body_of([*most, alert()]))
     assert caught.value.fields == {"alerts": "More than 50000; group them by more labels."}
+
+
+def test_more_alerts_of_one_fingerprint_than_can_be_recorded_in_time_are_refused() -> None:
+    most = [alert("f1", status="resolved"), alert("f2")] * 1_000
+
+    assert len(parse_notification(body_of(most)).alerts) == 2_000
+    with pytest.raises(NotificationError) as caught:
+        parse_notification(body_of([*most, alert("f2")]))
+    assert caught.value.fields == {"alerts": "More than 1000 of the same fingerprint."}

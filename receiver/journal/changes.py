@@ -199,23 +199,30 @@ def _create(
     connection.execute(journal.dialect.insert(runs).on_conflict_do_nothing(), values)
 
 
+_SUPERSEDE = (
+    sa.update(runs)
+    .where(
+        runs.c.source == sa.bindparam("of_source"),
+        runs.c.fingerprint == sa.bindparam("of_fingerprint"),
+        runs.c.episode_action == sa.bindparam("of_action"),
+        _WAITS,
+        sa.or_(runs.c.kind == "resolved", runs.c.kind == "repeat"),
+    )
+    .values(
+        state="finished",
+        outcome="cancelled",
+        cancelled_by="new episode",
+        reason="a new episode of the alert began",
+        finished_at=sa.bindparam("at"),
+    )
+)
+
+
 def supersede(connection: Connection, keys: Sequence[Key], now: datetime) -> None:
     """Cancel the waiting `resolved` and `repeat` runs of older episodes of these rows."""
-    for source, fingerprint, action in keys:
-        connection.execute(
-            sa.update(runs)
-            .where(
-                runs.c.source == source,
-                runs.c.fingerprint == fingerprint,
-                runs.c.episode_action == action,
-                _WAITS,
-                runs.c.kind.in_(("resolved", "repeat")),
-            )
-            .values(
-                state="finished",
-                outcome="cancelled",
-                cancelled_by="new episode",
-                reason="a new episode of the alert began",
-                finished_at=now,
-            )
-        )
+    if keys:
+        rows = [
+            {"of_source": source, "of_fingerprint": fingerprint, "of_action": action, "at": now}
+            for source, fingerprint, action in keys
+        ]
+        connection.execute(_SUPERSEDE, rows)

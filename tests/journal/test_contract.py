@@ -292,6 +292,24 @@ def test_new_episode_cancels_the_unfinished_resolved_run(journal: Journal) -> No
     ]
 
 
+def test_new_episodes_cancel_the_unfinished_runs_of_their_own_alerts_alone(
+    journal: Journal,
+) -> None:
+    names = ["a", "b", "c"]
+    accept(journal, *map(alert, names), rules=RESOLVING)
+    run_all(journal, RESOLVING)
+    accept(journal, *(alert(name, status="resolved") for name in names), rules=RESOLVING)
+    later = T0 + timedelta(minutes=1)
+    counts = accept(journal, *(alert(name, starts_at=later) for name in "ab"), rules=RESOLVING)
+    assert counts.accepted == 2
+    found = reading.list_runs(journal)
+    assert {one["fingerprint"]: one["outcome"] for one in found if one["kind"] == "resolved"} == {
+        "a": "cancelled",
+        "b": "cancelled",
+        "c": None,
+    }
+
+
 def rules(**policy: object) -> Rules:
     return Rules(policies={"a": Policy(**policy)})  # type: ignore[arg-type]
 

@@ -28,6 +28,11 @@ _MOST_REPEATS = 1_000
 _MOST_TRUNCATED = 1_000_000_000
 # It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
 _LONGEST_FINGERPRINT = 128
+# Labels or annotations of one alert, and characters in a name: Prometheus' users have tens of each.
+_MOST_TEXTS = 1_000
+_LONGEST_NAME = 1_024
+# Characters of a label, annotation or URL that are kept: more is cut, for the alert itself is real.
+_LONGEST_TEXT = 16_384
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # A body in which this finds nothing holds no such character: as an escape, or as raw bytes.
 _UNSTORABLE_RAW = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
@@ -150,10 +155,14 @@ def _alert(raw: dict[str, Any]) -> Alert:
     annotations = {} if annotations is None else annotations
     generator_url = "" if generator_url is None else generator_url
     status = raw["status"]
+    is_long = len(generator_url) > _LONGEST_TEXT
     for texts in (labels, annotations):
-        for text in texts.values():
-            if text.__class__ is not str:
+        if len(texts) > _MOST_TEXTS:
+            raise ValueError
+        for name, text in texts.items():
+            if text.__class__ is not str or len(name) > _LONGEST_NAME:
                 raise TypeError
+            is_long = is_long or len(text) > _LONGEST_TEXT
     if (
         (status != "firing" and status != "resolved")
         or fingerprint.__class__ is not str
@@ -161,6 +170,10 @@ def _alert(raw: dict[str, Any]) -> Alert:
         or generator_url.__class__ is not str
     ):
         raise ValueError
+    if is_long:
+        labels = {name: _cut(text) for name, text in labels.items()}
+        annotations = {name: _cut(text) for name, text in annotations.items()}
+        generator_url = _cut(generator_url)
     return Alert(
         status,
         labels,
@@ -170,6 +183,12 @@ def _alert(raw: dict[str, Any]) -> Alert:
         generator_url,
         fingerprint,
     )
+
+
+def _cut(text: str) -> str:
+    """Return a text as it is kept, with what was left out at its end."""
+    left = len(text) - _LONGEST_TEXT
+    return f"{text[:_LONGEST_TEXT]}… (cut: {left} characters more)" if left > 0 else text
 
 
 def _explain(alerts: list[Any]) -> NoReturn:
@@ -198,6 +217,10 @@ def _wrong_fields(raw: Any) -> dict[str, list[str]]:
             wrong[key] = ["Not an object of texts."]
         elif not all(isinstance(text, str) for text in texts.values()):
             wrong[key] = ["Not all values are texts."]
+        elif len(texts) > _MOST_TEXTS:
+            wrong[key] = [f"More than {_MOST_TEXTS}."]
+        elif any(len(name) > _LONGEST_NAME for name in texts):
+            wrong[key] = [f"A name is longer than {_LONGEST_NAME} characters."]
     for key, parse in (("startsAt", _parse_time), ("endsAt", _parse_end)):
         try:
             parse(raw.get(key))

@@ -868,3 +868,33 @@ def test_more_alerts_of_one_fingerprint_than_can_be_recorded_in_time_are_refused
     with pytest.raises(NotificationError) as caught:
         parse_notification(body_of([*most, alert("f2")]))
     assert caught.value.fields == {"alerts": "More than 1000 of the same fingerprint."}
+
+
+@pytest.mark.parametrize("key", ["labels", "annotations"])
+def test_more_texts_than_anyone_has_are_refused_by_name(key: str) -> None:
+    few = {f"l{number}": "x" for number in range(1000)}
+    (kept,) = parse_notification(body_with({key: few})).alerts
+    assert getattr(kept, key) == few
+    with pytest.raises(NotificationError) as refused:
+        parse_notification(body_with({key: {**few, "more": "x"}}))
+    assert refused.value.fields == {f"alerts[0].{key}": "More than 1000."}
+    parse_notification(body_with({key: {"n" * 1024: "x"}}))
+    with pytest.raises(NotificationError) as refused:
+        parse_notification(body_with({key: {"n" * 1025: "x"}}))
+    assert refused.value.fields == {f"alerts[0].{key}": "A name is longer than 1024 characters."}
+
+
+@pytest.mark.parametrize("key", ["labels", "annotations", "generatorURL"])
+def test_text_that_is_too_long_is_cut_and_says_so(key: str) -> None:
+    longest, longer = "x" * 16_384, "x" * 20_000
+    for text, kept in ((longest, longest), (longer, f"{longest}… (cut: 3616 characters more)")):
+        raw = {key: text if key == "generatorURL" else {"long": text, "short": "y"}}
+        (one,) = parse_notification(body_with(raw)).alerts
+        if key == "generatorURL":
+            assert one.generator_url == kept
+        else:
+            assert getattr(one, key) == {"long": kept, "short": "y"}
+
+
+def body_with(more: dict[str, Any]) -> bytes:
+    return notification({**alert(), **more})

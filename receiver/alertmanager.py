@@ -28,9 +28,8 @@ _MOST_REPEATS = 1_000
 _MOST_TRUNCATED = 1_000_000_000
 # It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
 _LONGEST_FINGERPRINT = 128
-# Labels or annotations of one alert, and characters in a name: Prometheus' users have tens of each.
+# Labels or annotations of one alert: Prometheus' users have tens.
 _MOST_TEXTS = 1_000
-_LONGEST_NAME = 1_024
 # Characters of a label, annotation or URL that are kept: more is cut, for the alert itself is real.
 _LONGEST_TEXT = 16_384
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -160,9 +159,9 @@ def _alert(raw: dict[str, Any]) -> Alert:
         if len(texts) > _MOST_TEXTS:
             raise ValueError
         for name, text in texts.items():
-            if text.__class__ is not str or len(name) > _LONGEST_NAME:
+            if text.__class__ is not str:
                 raise TypeError
-            is_long = is_long or len(text) > _LONGEST_TEXT
+            is_long = is_long or len(text) > _LONGEST_TEXT or len(name) > _LONGEST_TEXT
     if (
         (status != "firing" and status != "resolved")
         or fingerprint.__class__ is not str
@@ -171,8 +170,8 @@ def _alert(raw: dict[str, Any]) -> Alert:
     ):
         raise ValueError
     if is_long:
-        labels = {name: _cut(text) for name, text in labels.items()}
-        annotations = {name: _cut(text) for name, text in annotations.items()}
+        labels = {_cut(name): _cut(text) for name, text in labels.items()}
+        annotations = {_cut(name): _cut(text) for name, text in annotations.items()}
         generator_url = _cut(generator_url)
     return Alert(
         status,
@@ -219,8 +218,6 @@ def _wrong_fields(raw: Any) -> dict[str, list[str]]:
             wrong[key] = ["Not all values are texts."]
         elif len(texts) > _MOST_TEXTS:
             wrong[key] = [f"More than {_MOST_TEXTS}."]
-        elif any(len(name) > _LONGEST_NAME for name in texts):
-            wrong[key] = [f"A name is longer than {_LONGEST_NAME} characters."]
     for key, parse in (("startsAt", _parse_time), ("endsAt", _parse_end)):
         try:
             parse(raw.get(key))

@@ -1,6 +1,6 @@
 """Hostile strings in every text of a notification, through every place that shows or uses them.
 
-A new sink (a page, an API, metrics) is a function in `SINKS`, with the check that suits it.
+A new sink is a function in `SINKS`, with the check that suits it.
 """
 
 import json
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,74 @@ def problems(site: Site) -> None:
             assert_json(answer.text)
 
 
+def api(site: Site) -> None:
+    """Every list of the API, whole, and each run."""
+    lists = [f"{name}?limit=200" for name in ("runs", "episodes", "rejected", "audit")]
+    for path in (*lists, "actions", *[f"runs/{run['id']}" for run in site.runs()]):
+        answer = requests.get(f"{site.receiver.url}/api/v1/{path}", timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["Content-Type"] == "application/json"
+        assert_json(answer.text)
+
+
+class Markup(HTMLParser):
+    """Notes all that a browser would take for more than text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the element, and attributes that act or lead elsewhere."""
+        self.found.add(tag)
+        for name, value in attrs:
+            if name.startswith("on") or name == "style":
+                self.found.add(f"@{name}")
+            if name in ("href", "src", "action", "formaction"):
+                scheme = re.match(r"\s*([\w+.-]*):", value or "")
+                self.found.add(f"{name} {scheme[1].lower() if scheme else 'here'}")
+
+    handle_startendtag = handle_starttag
+
+
+def markup_of(site: Site, path: str) -> set[str]:
+    answer = requests.get(f"{site.receiver.url}{path}", timeout=30)
+    assert answer.status_code == 200
+    parser = Markup()
+    parser.feed(answer.text)
+    parser.close()
+    return parser.found
+
+
+def page(site: Site) -> None:
+    """Every page: the elements of a page about harmless things, and no others."""
+    body = notification(alert("harmless", labels={"action_plugin": "log_action, nobody"}))
+    site.receiver.post(body, "/webhook?source=harmless")
+    harmless = {"href here", "src here", "action here", "href http", "href https"}
+    for path in ("/", "/runs", "/rejected", "/actions", "/audit", "/settings"):
+        harmless |= {one for one in markup_of(site, path) if one.isalnum()}
+    harmless |= {one for one in markup_of(site, f"/runs/{site.runs()[0]['id']}") if one.isalnum()}
+    assert not harmless & {"iframe", "object", "embed", "base", "img"}
+    scripts = requests.get(f"{site.receiver.url}/", timeout=30).text.count("<script")
+    for run in site.runs():
+        path = f"/runs/{run['id']}"
+        assert markup_of(site, path) <= harmless | {"pre", "code", "ul", "li", "dl", "dt", "dd"}
+        text = requests.get(f"{site.receiver.url}{path}", timeout=30).text
+        assert text.count("<script") == scripts
+
+
+def metrics(site: Site) -> None:
+    """Labels say only what the receiver knows, however many alerts say otherwise."""
+    text = requests.get(f"{site.receiver.url}/metrics", timeout=30).text
+    assert_printable(text)
+    actions = set(re.findall(r'action="([^"]*)"', text))
+    known = {"exec_plugin", "all", "", *ACTIONS}
+    assert actions <= known, actions - known
+    for text_of_alert in STORED.values():
+        if len(text_of_alert) > 8:
+            assert text_of_alert not in text
+
+
 def action_file(site: Site) -> None:
     """Files of its own directory, with names of its own making."""
     files = [path for path in site.directory.rglob("*") if path.is_file()]
@@ -266,7 +335,8 @@ def action_log(site: Site) -> None:
 
 
 SINKS: tuple[Callable[[Site], None], ...] = (
-    logs, lists, one_run, explained, problems, action_file, action_http, action_efs, action_log,
+    logs, lists, one_run, explained, problems, api, page, metrics,
+    action_file, action_http, action_efs, action_log,
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ soak: $(VENV)/test.done
 
 # Other examples each time; `make test` has a short run, the same each time.
 fuzz: $(VENV)/test.done
-	RECEIVER_FUZZ_EXAMPLES=$${RECEIVER_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/fuzz tests/journal/test_machine.py
+	RECEIVER_FUZZ_EXAMPLES=$${RECEIVER_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/fuzz tests/web/test_document.py tests/journal/test_machine.py
 
 # New locked versions of everything, from the ranges in setup.cfg.
 lock:

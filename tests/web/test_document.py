@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import schemathesis
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from fuzz import bounded
+from hypothesis import given
 from notifications import alert, notification
 from schemathesis import Case, GenerationMode
 
@@ -33,10 +34,7 @@ def test_every_answer_is_one_that_the_document_tells_of(
         operation = found.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(
-            max_examples=12, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        @bounded(12)
         def check(case: Case) -> None:
             nonlocal sent
             sent += 1

@@ -14,6 +14,8 @@ Rule = dict[str, Any]
 
 _UPWARD, _DOWNWARD = (">", ">="), ("<", "<=")
 OPERATORS = (*_UPWARD, *_DOWNWARD, "==", "!=")
+# Where the metric has no namespace, ALERTS shows the template that the label is made from.
+_OWN_NAMESPACE = "(?:[{].*)?(.*)"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def _rule(threshold: Threshold, suffix: str, level: Level, namespace: str) -> Ru
 def _condition(threshold: Threshold, value: str) -> str:
     subject, history = threshold.metric, f"{threshold.metric}[{threshold.last_value_for}]"
     if threshold.expression:
-        subject = f"({threshold.expression.strip()})"
+        # A comment would take the bracket with it.
+        end = "\n" if "#" in threshold.expression else ""
+        subject = f"({threshold.expression.strip()}{end})"
         history = f"{subject}[{threshold.last_value_for}:]"
     crossed = f"{threshold.operator} {value}"
     if threshold.missing == "zero":
@@ -130,7 +134,7 @@ def _soft_fires(threshold: Threshold, namespace: str) -> str:
     if namespace:
         # The metric has its own namespace back, lest soft in one let hard fire in another.
         added.append("origin_namespace")
-        soft = f'label_replace({soft}, "namespace", "$1", "origin_namespace", "(.*)")'
+        soft = f'label_replace({soft}, "namespace", "$1", "origin_namespace", "{_OWN_NAMESPACE}")'
     return f"ignoring ({', '.join(added)}) {soft}"
 
 

@@ -69,6 +69,11 @@ def test_expression_stands_in_brackets(missing: Missing, expression: str) -> Non
     assert "metric_name" not in rules_of(unnamed)[0]["annotations"]
 
 
+def test_comment_in_an_expression_ends_before_the_bracket_closes() -> None:
+    threshold = replace(QUEUE, expression="a # of b\n", missing="breached")
+    assert expressions(threshold) == ["(a # of b\n) > 80 or absent((a # of b\n)) * NaN"]
+
+
 def test_hard_can_require_soft() -> None:
     threshold = replace(QUEUE, hard=HARD, hard_requires_soft=True, labels={"team": "orders"})
     assert expressions(threshold) == [
@@ -86,7 +91,7 @@ def test_namespace_of_the_operator_keeps_the_metric_s_own() -> None:
         assert rule["labels"]["origin_namespace"] == "{{ $labels.namespace }}"
     assert rules[1]["expr"].endswith(
         'label_replace(ALERTS{alertname="QueueTooLongSoft",alertstate="firing"}, '
-        '"namespace", "$1", "origin_namespace", "(.*)")'
+        '"namespace", "$1", "origin_namespace", "(?:[{].*)?(.*)")'
     )
 
 

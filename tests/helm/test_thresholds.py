@@ -53,6 +53,7 @@ def table() -> list[dict[str, Any]]:
         {"metric": "m"},
         {"expr": ' sum by (a) (rate(x{b="c}"}[5m]))\n'},
         {"metric": "m:n", "expr": "a / b"},
+        {"expr": "a  # first\n/ b  # and second"},
     ]
     levels: list[dict[str, Any]] = [
         {"soft": 80},
@@ -98,7 +99,7 @@ def test_chart_renders_what_the_receiver_generates(tmp_path: Path, has_operator:
     namespace = NAMESPACE if has_operator else ""
     assert all(meant(one).problems() == [] for one in thresholds)
     expected = [rule for one in thresholds for rule in rules_of(meant(one), namespace)]
-    assert len(expected) > 100
+    assert len(expected) > 150
     assert rendered(resources) == expected
 
 
@@ -164,6 +165,23 @@ def alert(
         {"severity": severity, "action_plugin": action, "namespace": NAMESPACE, **labels},
         annotations | ({"metric_name": metric} if metric else {}),
     )
+
+
+def check_cases(rules: Path, cases: dict[str, dict[str, Any]]) -> None:
+    """Have promtool feed each case's series to the rules, and compare what fires."""
+    tests = [
+        {
+            "name": name,
+            "interval": "1m",
+            "input_series": one["series"],
+            "alert_rule_test": one["expected"],
+        }
+        for name, one in cases.items()
+    ]
+    unit = rules.with_name("test.yml")
+    whole = {"rule_files": [rules.name], "evaluation_interval": "1m", "tests": tests}
+    unit.write_text(json.dumps(whole), encoding="utf-8")
+    assert "SUCCESS" in promtool("test", "rules", unit)
 
 
 def test_rules_fire_when_they_should(tmp_path: Path) -> None:
@@ -241,16 +259,35 @@ def test_rules_fire_when_they_should(tmp_path: Path) -> None:
             ],
         },
     }
-    tests = [
-        {
-            "name": name,
-            "interval": "1m",
-            "input_series": one["series"],
-            "alert_rule_test": one["expected"],
-        }
-        for name, one in cases.items()
-    ]
-    unit = tmp_path / "test.yml"
-    whole = {"rule_files": [rules.name], "evaluation_interval": "1m", "tests": tests}
-    unit.write_text(json.dumps(whole), encoding="utf-8")
-    assert "SUCCESS" in promtool("test", "rules", unit)
+    check_cases(rules, cases)
+
+
+@pytest.mark.parametrize(
+    ("missing", "series", "value"),
+    [
+        ("ignore", ["-1x10"], "-1"),
+        ("last_value", ["-1 _x9"], "-1"),
+        ("zero", [], "0"),
+        ("breached", [], "NaN"),
+    ],
+)
+def test_hard_that_requires_soft_fires_though_the_metric_has_no_namespace(
+    tmp_path: Path, missing: str, series: list[str], value: str
+) -> None:
+    one = {"name": "Low", "metric": "m", "operator": "<", "soft": 80, "hard": 10,
+           "hardRequiresSoft": True, "missing": missing, "action": "log_action"}  # fmt: skip
+    values = {"thresholds": [one], "alertmanagerConfig": {"enabled": True}}
+    rules = rule_file(tmp_path, find_helm("helm4").template(written(tmp_path, values)))
+    labels = {"disk": "x"} if series else {}
+    case = {
+        "series": [{"series": 'm{disk="x"}', "values": values} for values in series],
+        "expected": [
+            fires(
+                "LowSoft", "5m", alert("warning", "log_action", "< 80", value, "0s", "m", **labels)
+            ),
+            fires(
+                "LowHard", "5m", alert("critical", "log_action", "< 10", value, "0s", "m", **labels)
+            ),
+        ],
+    }
+    check_cases(rules, {missing: case})

@@ -102,7 +102,8 @@ Takes `root`, `threshold` and `level`.
 {{- $subject := .threshold.metric -}}
 {{- $history := printf "%s[%s]" $subject (default "1h" .threshold.lastValueFor) -}}
 {{- if .threshold.expr -}}
-  {{- $subject = printf "(%s)" (trim .threshold.expr) -}}
+  {{- /* A comment would take the bracket with it. */ -}}
+  {{- $subject = printf "(%s%s)" (trim .threshold.expr) (ternary "\n" "" (contains "#" .threshold.expr)) -}}
   {{- $history = printf "%s[%s:]" $subject (default "1h" .threshold.lastValueFor) -}}
 {{- end -}}
 {{- $crossed := printf "%s %s" .threshold.operator .value -}}
@@ -143,7 +144,8 @@ last_over_time({{ $history }}) {{ $crossed }}
         {{- $added := concat (list "alertname" "alertstate" "severity" "action_plugin") (keys (default dict $threshold.labels) | sortAlpha) -}}
         {{- if $namespace -}}
           {{- $added = append $added "origin_namespace" -}}
-          {{- $soft = printf `label_replace(%s, "namespace", "$1", "origin_namespace", "(.*)")` $soft -}}
+          {{- /* Where the metric has no namespace, ALERTS shows the template that the label is made from. */ -}}
+          {{- $soft = printf `label_replace(%s, "namespace", "$1", "origin_namespace", "(?:[{].*)?(.*)")` $soft -}}
         {{- end -}}
         {{- $expr = printf "(%s) and ignoring (%s) %s" $expr (join ", " $added) $soft -}}
       {{- end -}}

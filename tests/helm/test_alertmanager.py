@@ -114,6 +114,22 @@ def test_operator_sends_everything_with_the_token_of_the_release(routed: list[Re
     assert files == [f"/run/alert-receiver/credentials/{token['key']}"]
 
 
+def test_operator_shows_a_client_certificate_alone_where_that_suffices(tmp_path: Path) -> None:
+    tls = {
+        "ca": {"secret": {"name": "receiver", "key": "ca.crt"}},
+        "cert": {"secret": {"name": "client", "key": "tls.crt"}},
+        "keySecret": {"name": "client", "key": "tls.key"},
+    }
+    values = {
+        "tls": {"existingSecret": "receiver", "clientCertificates": True},
+        "auth": {"keys": {"submitToken": ""}},
+        "alertmanagerConfig": {"enabled": True, "tlsConfig": tls},
+    }
+    resources = find_helm("helm4").template(written(tmp_path, values))
+    (receiver,) = pick(resources, "AlertmanagerConfig")["spec"]["receivers"]
+    assert receiver["webhookConfigs"][0]["httpConfig"] == {"tlsConfig": tls}
+
+
 def test_route_is_repeated_before_a_run_would_count_as_stale(routed: list[Resource]) -> None:
     route = pick(routed, "AlertmanagerConfig")["spec"]["route"]
     assert route["repeatInterval"] == "4h"  # max_staleness is 5h.

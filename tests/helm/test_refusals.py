@@ -49,7 +49,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "auth": {"existingSecret": "s", "keys": {"submitToken": "", "submitBasicAuth": "b"}},
             "alertmanagerConfig": {"enabled": True},
         },
-        "alertmanagerConfig: routes with the token only",
+        "alertmanagerConfig: routes with a token, not with a login",
+    ),
+    "operator without client certificate": (
+        {
+            "tls": {"existingSecret": "s", "clientCertificates": True},
+            "alertmanagerConfig": {"enabled": True},
+        },
+        "alertmanagerConfig: Alertmanager has no client certificate to show",
+    ),
+    "client certificates and nothing": (
+        {"tls": {"existingSecret": "s", "clientCertificates": True}, "auth": {"none": True}},
+        "auth.none: client certificates are credentials",
     ),
     "Prometheus without token": (
         {"auth": {"keys": {"readToken": ""}}, "serviceMonitor": {"enabled": True}},
@@ -70,6 +81,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "set twice": (
         {"settings": {"LOG_LEVEL": "debug"}, "extraEnv": [{"name": "LOG_LEVEL", "value": "info"}]},
         "extraEnv: LOG_LEVEL stands in settings, too; keep one",
+    ),
+    "value of the chart replaced": (
+        {"extraEnv": [{"name": "RECEIVER_BIND", "value": "127.0.0.1:8080"}]},
+        "extraEnv: RECEIVER_BIND is set already, by the chart or twice",
+    ),
+    "policy replaced": (
+        {
+            "policies": {"log_action": {"cooldown": "5m"}},
+            "extraEnv": [{"name": "RECEIVER_ACTION_LOG_ACTION_COOLDOWN", "value": "0s"}],
+        },
+        "extraEnv: RECEIVER_ACTION_LOG_ACTION_COOLDOWN is set already",
+    ),
+    "variable twice": (
+        {"extraEnv": [{"name": "TICKETS", "value": "a"}, {"name": "TICKETS", "value": "b"}]},
+        "extraEnv: TICKETS is set already",
     ),
     "unknown action": (
         threshold(action="log_actoin"),
@@ -92,6 +118,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "action that is not enabled": (
         {**threshold(), "settings": {"RECEIVER_ACTIONS": "http_plugin, file_action"}},
         'thresholds, A: there is no action "log_action"; known are file_action, http_plugin;',
+    ),
+    "unknown action that is enabled": (
+        {**threshold(action="log_actoin"), "settings": {"RECEIVER_ACTIONS": ["log_actoin"]}},
+        'settings.RECEIVER_ACTIONS: there is no action "log_actoin"',
     ),
     "no action": (threshold(action=None), "thresholds, A: soft names no action"),
     "nothing to compare": (threshold(metric=None), "thresholds, A: has neither metric nor expr"),

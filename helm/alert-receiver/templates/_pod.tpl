@@ -2,6 +2,14 @@
 The environment of the receiver's containers: what the chart decides, then what the values say.
 */}}
 {{- define "alert-receiver.env" -}}
+{{ include "alert-receiver.ownEnv" . }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* All of it but `extraEnv`. */}}
+{{- define "alert-receiver.ownEnv" -}}
 - {name: RECEIVER_BIND, value: "0.0.0.0:8080"}
 - {name: RECEIVER_GRACE_PERIOD, value: {{ printf "%ds" (int .Values.gracePeriodSeconds) | quote }}}
 {{- if include "alert-receiver.isSplit" . }}
@@ -42,9 +50,6 @@ The environment of the receiver's containers: what the chart decides, then what 
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 - {name: {{ $name }}, value: {{ include "alert-receiver.text" $value | quote }}}
-{{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 

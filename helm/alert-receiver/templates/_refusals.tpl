@@ -28,8 +28,8 @@ Renders nothing, or ends with every reason why these values are unsafe, each wit
   {{- if and (not .auth.existingSecret) (or .auth.keys.submitBasicAuth .auth.keys.readBasicAuth .auth.keys.operateBasicAuth) -}}
     {{- $wrong = append $wrong "auth.keys: only tokens are generated; basic auth needs auth.existingSecret" -}}
   {{- end -}}
-  {{- if and .alertmanagerConfig.enabled (not .auth.keys.submitToken) -}}
-    {{- $wrong = append $wrong "alertmanagerConfig: routes with the token only; set auth.keys.submitToken" -}}
+  {{- if and .alertmanagerConfig.enabled .auth.keys.submitBasicAuth (not .auth.keys.submitToken) -}}
+    {{- $wrong = append $wrong "alertmanagerConfig: routes with a token, not with a login; set auth.keys.submitToken" -}}
   {{- end -}}
   {{- if and .serviceMonitor.enabled (not (or .openMetrics .auth.keys.readToken)) -}}
     {{- $wrong = append $wrong "serviceMonitor: Prometheus has no token to read with; set auth.keys.readToken or openMetrics" -}}
@@ -37,6 +37,12 @@ Renders nothing, or ends with every reason why these values are unsafe, each wit
 {{- end -}}
 {{- if and .tls.clientCertificates (not .tls.existingSecret) -}}
   {{- $wrong = append $wrong "tls.clientCertificates: needs tls.existingSecret" -}}
+{{- end -}}
+{{- if and .tls.clientCertificates .auth.none -}}
+  {{- $wrong = append $wrong "auth.none: client certificates are credentials, and would close the page and the metrics to all; keep one of auth.none and tls.clientCertificates" -}}
+{{- end -}}
+{{- if and .tls.clientCertificates .alertmanagerConfig.enabled (not (and .alertmanagerConfig.tlsConfig.cert .alertmanagerConfig.tlsConfig.keySecret)) -}}
+  {{- $wrong = append $wrong "alertmanagerConfig: Alertmanager has no client certificate to show; set cert, keySecret and ca in alertmanagerConfig.tlsConfig" -}}
 {{- end -}}
 {{- $sources := list -}}
 {{- range $name := list "files" "existingConfigMap" "initContainer" "imageVolume" -}}
@@ -57,13 +63,20 @@ Renders nothing, or ends with every reason why these values are unsafe, each wit
 {{- end -}}
 {{- end -}}
 
-{{/* What is set twice would be decided by chance. */}}
+{{/* Of what is set twice, the last would win without a word. */}}
 {{- define "alert-receiver.wrongSettings" -}}
 {{- $wrong := list -}}
+{{- $set := list "RECEIVER_WORKER_METRICS_BIND" -}}
+{{- range include "alert-receiver.ownEnv" . | fromYamlArray -}}
+  {{- $set = append $set .name -}}
+{{- end -}}
 {{- range .Values.extraEnv -}}
   {{- if hasKey $.Values.settings .name -}}
     {{- $wrong = append $wrong (printf "extraEnv: %s stands in settings, too; keep one" .name) -}}
+  {{- else if has .name $set -}}
+    {{- $wrong = append $wrong (printf "extraEnv: %s is set already, by the chart or twice; there are values for it" .name) -}}
   {{- end -}}
+  {{- $set = append $set .name -}}
 {{- end -}}
 {{- toJson $wrong -}}
 {{- end -}}

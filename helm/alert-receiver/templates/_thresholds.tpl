@@ -2,12 +2,18 @@
 Alert rules from `thresholds`, as `receiver/rules.py` makes them: a test compares the two.
 */}}
 
-{{/* The actions that a threshold can name, as a JSON array. */}}
-{{- define "alert-receiver.knownActions" -}}
+{{/* The actions that there are, as a JSON array. */}}
+{{- define "alert-receiver.presentActions" -}}
 {{- $known := concat (list "efs_emergency" "file_action" "http_plugin" "log_action") .Values.plugins.actions -}}
 {{- range $file, $_ := .Values.plugins.files -}}
   {{- $known = append $known (trimSuffix ".py" $file | replace "-" "_") -}}
 {{- end -}}
+{{- toJson (sortAlpha $known) -}}
+{{- end -}}
+
+{{/* The actions that a threshold can name, as a JSON array. */}}
+{{- define "alert-receiver.knownActions" -}}
+{{- $known := include "alert-receiver.presentActions" . | fromJsonArray -}}
 {{- with .Values.settings.RECEIVER_ACTIONS -}}
   {{- $known = list -}}
   {{- range splitList "," (include "alert-receiver.text" .) -}}
@@ -45,6 +51,12 @@ Takes `root`, `threshold` and `level`.
 {{- $wrong := list -}}
 {{- $known := include "alert-receiver.knownActions" . | fromJsonArray -}}
 {{- $cure := printf "known are %s; others must be listed in plugins.actions or come from plugins.files" (join ", " $known) -}}
+{{- $present := include "alert-receiver.presentActions" . | fromJsonArray -}}
+{{- range $known -}}
+  {{- if and . (not (has . $present)) -}}
+    {{- $wrong = append $wrong (printf "settings.RECEIVER_ACTIONS: there is no action %q; list it in plugins.actions, or have it come from plugins.files" .) -}}
+  {{- end -}}
+{{- end -}}
 {{- $named := list -}}
 {{- range splitList "," .Values.actionPlugin -}}
   {{- $named = append $named (dict "where" "actionPlugin" "action" (trim .)) -}}

@@ -1,5 +1,6 @@
 """The chart: what it renders is valid, restricted, and made of names that the receiver knows."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from charts import (
     pick,
     template,
     workloads,
+    written,
 )
 
 from receiver import settings as receiver_settings
@@ -53,6 +55,55 @@ def test_resources_satisfy_the_schemas_of_kubernetes(
     assert {"Deployment", "Service", "Pod"} <= {one["kind"] for one in checked}
 
 
+NAMED = ("123", "true", "null", "0x1f")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_that_look_like_numbers_stay_text(tmp_path: Path, name: str) -> None:
+    secret = {"existingSecret": name}
+    values = {
+        "nameOverride": name, "fullnameOverride": name, "priorityClassName": name,
+        "auth": secret, "tls": secret, "serviceAccount": {"name": name},
+        "plugins": {"initContainer": {"image": name}}, "serviceMonitor": {"enabled": True},
+        "alertmanagerConfig": {"enabled": True}, "actionPlugin": "log_action",
+        "thresholds": [{"name": "A", "metric": "m", "operator": ">", "soft": 1}],
+    }  # fmt: skip
+    storage = {"persistence": {"storageClass": name}}
+    claim = {"persistence": {"existingClaim": name}, "plugins": {"existingConfigMap": name}}
+    for more in (storage, claim, {"database": secret, "networkPolicy": {"enabled": True}}):
+        text = find_helm("helm4").run(
+            "template", name, CHART, "--namespace", name, "--kube-version", "1.35.0",
+            values=written(tmp_path, {**values, **more}),
+        )  # fmt: skip
+        for one in filter(None, yaml.safe_load_all(text)):
+            assert texts_named(one)
+            assert all(isinstance(text, str) for text in texts_named(one)), one
+
+
+def texts_named(part: Any) -> list[Any]:
+    """Return all that stands where a name, a namespace, an image or a label does."""
+    if isinstance(part, list):
+        return [text for one in part for text in texts_named(one)]
+    if not isinstance(part, dict):
+        return []
+    found = [
+        text for key, text in part.items()
+        if key in ("image", "namespace") or key.lower().endswith("name")
+    ]  # fmt: skip
+    found += [*part.get("labels", {}).values(), *part.get("matchLabels", {}).values()]
+    return found + texts_named(list(part.values()))
+
+
+def test_names_fit_however_the_release_is_called() -> None:
+    for release in ("a" * 53, "payments.prod"):
+        text = find_helm("helm4").run(
+            "template", release, CHART, "--values", CHART / "ci" / "postgresql-values.yaml"
+        )
+        names = [one["metadata"]["name"] for one in yaml.safe_load_all(text) if one]
+        assert len(names) > 5
+        assert all(re.fullmatch("[a-z][-a-z0-9]{0,61}[a-z0-9]", name) for name in names)
+
+
 def test_both_helms_render_the_same(example: Path) -> None:
     three, four = (find_helm(name).template(example) for name in ("helm3", "helm4"))
 
@@ -70,6 +121,11 @@ def test_every_resource_has_the_labels_of_the_release(resources: list[Resource])
             continue
         assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "alert-receiver"
         assert one["metadata"]["labels"]["helm.sh/chart"].startswith("alert-receiver-")
+
+
+def test_common_labels_are_on_every_resource(tmp_path: Path) -> None:
+    resources = template(tmp_path, commonLabels={"team": "platform"})
+    assert {one["metadata"]["labels"]["team"] for one in resources} == {"platform"}
 
 
 def test_pods_satisfy_the_restricted_profile(resources: list[Resource]) -> None:

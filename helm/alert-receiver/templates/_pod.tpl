@@ -85,30 +85,30 @@ The environment of the receiver's containers: what the chart decides, then what 
 {{- if include "alert-receiver.isSplit" . }}
 - name: database
   secret:
-    secretName: {{ .Values.database.existingSecret }}
+    secretName: {{ .Values.database.existingSecret | quote }}
     defaultMode: 0440
     items: [{key: {{ .Values.database.existingSecretKey | quote }}, path: url}]
 {{- else }}
 - name: data
   {{- if .Values.persistence.enabled }}
   persistentVolumeClaim:
-    claimName: {{ default (printf "%s-data" (include "alert-receiver.fullname" .)) .Values.persistence.existingClaim }}
+    claimName: {{ default (printf "%s-data" (include "alert-receiver.fullname" .)) .Values.persistence.existingClaim | quote }}
   {{- else }}
   emptyDir: {}
   {{- end }}
 {{- end }}
 {{- if not .Values.auth.none }}
 - name: credentials
-  secret: {secretName: {{ include "alert-receiver.credentials" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "alert-receiver.credentials" . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
 - name: tls
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- with .Values.plugins }}
 {{- if or .files .existingConfigMap }}
 - name: plugins
-  configMap: {name: {{ include "alert-receiver.pluginConfigMap" $ }}}
+  configMap: {name: {{ include "alert-receiver.pluginConfigMap" $ | quote }}}
 {{- else if .initContainer }}
 - name: plugins
   emptyDir: {}
@@ -148,7 +148,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "alert-receiver.serviceAccount" . }}
+  serviceAccountName: {{ include "alert-receiver.serviceAccount" . | quote }}
   # The receiver never talks to Kubernetes. IRSA and Pod Identity bring tokens of their own.
   automountServiceAccountToken: false
   # No RECEIVER_… variables for services that happen to have such a name.
@@ -162,13 +162,13 @@ spec:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- if or .Values.plugins.initContainer .Values.initContainers }}
   initContainers:
     {{- with .Values.plugins.initContainer }}
     - name: plugins
-      image: {{ .image }}
+      image: {{ .image | quote }}
       {{- with .command }}
       command: {{ toJson . }}
       {{- end }}
@@ -186,7 +186,7 @@ spec:
   {{- end }}
   containers:
     - name: receiver
-      image: {{ include "alert-receiver.image" . }}
+      image: {{ include "alert-receiver.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [{{ $role }}]
       env:
@@ -219,7 +219,7 @@ spec:
         failureThreshold: 2
       lifecycle:
         preStop:
-          exec: {command: [sleep, {{ .Values.preStopSeconds | quote }}]}
+          exec: {command: [sleep, {{ int .Values.preStopSeconds | quote }}]}
       {{- end }}
       securityContext:
         {{- toYaml .Values.securityContext | nindent 8 }}

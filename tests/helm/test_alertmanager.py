@@ -177,6 +177,18 @@ def test_alertmanager_accepts_the_configuration_of_the_notes(
     assert (webhook["send_resolved"], webhook["max_alerts"]) == (True, 0)
 
 
+def test_notes_of_client_certificates_ask_for_nothing_else(tmp_path: Path) -> None:
+    certificates = {"existingSecret": "s", "clientCertificates": True}
+    values = {"tls": certificates, "auth": {"keys": {"submitToken": ""}}}
+    said = notes(written(tmp_path, values))
+    text = said.partition("# alertmanager.yml:")[2].partition("\n")[2]
+    (webhook,) = yaml.safe_load(text)["receivers"][1]["webhook_configs"]
+    assert webhook["http_config"].keys() == {"tls_config"}
+    assert webhook["http_config"]["tls_config"].keys() == {"ca_file", "cert_file", "key_file"}
+    assert "helm test" not in said  # There is none.
+    assert "helm test" in notes(written(tmp_path, {}))
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

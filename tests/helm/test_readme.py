@@ -33,7 +33,7 @@ def test_command_of_the_readme_installs() -> None:
     _, *arguments = shlex.split(line)
     arguments[arguments.index("helm/alert-receiver")] = str(CHART)
     text = find_helm("helm4").run(*arguments, "--dry-run=client")
-    assert "image: registry.example.com/alert-receiver:0.1.0" in text
+    assert 'image: "registry.example.com/alert-receiver:0.1.0"' in text
 
 
 def test_thresholds_of_the_readme_make_the_alerts_that_it_names(tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_numbers_and_lists_reach_settings_as_people_write_them(tmp_path: Path) -
     assert environment["RECEIVER_ACTION_LOG_ACTION_BACKOFF"] == "1s..5m"
 
 
+def test_settings_reach_the_receiver_though_kubernetes_puts_in_variables(tmp_path: Path) -> None:
+    said = '{"price": "$$5", "user": "$(RECEIVER_BIND)", "$schema": "$"}'
+    resources = template(tmp_path, settings={"HTTP_PLUGIN_BODY": said})
+    environment = {
+        e["name"]: e["value"] for e in container_of(pick(resources, "Deployment"))["env"]
+    }
+
+    def put_in(place: re.Match[str]) -> str:
+        return "$" if place[0] == "$$" else environment.get(place[1], place[0])
+
+    # The kubelet's way with `value`.
+    assert re.sub(r"\$\$|\$\(([^()]*)\)", put_in, environment["HTTP_PLUGIN_BODY"]) == said
+
+
 @pytest.mark.parametrize(
     ("plugins", "volume"),
     [

@@ -45,12 +45,17 @@ The environment of the receiver's containers: what the chart decides, then what 
 {{- end }}
 {{- range $action, $policy := .Values.policies }}
 {{- range $key, $value := $policy }}
-- {name: {{ printf "RECEIVER_ACTION_%s_%s" $action $key | upper }}, value: {{ include "alert-receiver.text" $value | quote }}}
+- {name: {{ printf "RECEIVER_ACTION_%s_%s" $action $key | upper }}, value: {{ include "alert-receiver.verbatim" $value }}}
 {{- end }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
-- {name: {{ $name }}, value: {{ include "alert-receiver.text" $value | quote }}}
+- {name: {{ $name }}, value: {{ include "alert-receiver.verbatim" $value }}}
 {{- end }}
+{{- end -}}
+
+{{/* A setting's text as Kubernetes must be told it, which puts variables for $(…) and one $ for two. */}}
+{{- define "alert-receiver.verbatim" -}}
+{{- include "alert-receiver.text" . | replace "$" "$$" | quote -}}
 {{- end -}}
 
 {{/* A value as a setting's text: Go would write 1000000 as 1e+06, and a list in brackets. */}}

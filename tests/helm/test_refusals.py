@@ -44,6 +44,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"auth": {"keys": {"submitBasicAuth": "login"}}},
         "auth.keys: only tokens are generated",
     ),
+    "one token for all": (
+        {"auth": {"keys": {"submitToken": "token", "operateToken": "token"}}},
+        "auth.keys: two of the tokens have one key",
+    ),
     "operator without token": (
         {
             "auth": {"existingSecret": "s", "keys": {"submitToken": "", "submitBasicAuth": "b"}},

@@ -28,6 +28,10 @@ Renders nothing, or ends with every reason why these values are unsafe, each wit
   {{- if and (not .auth.existingSecret) (or .auth.keys.submitBasicAuth .auth.keys.readBasicAuth .auth.keys.operateBasicAuth) -}}
     {{- $wrong = append $wrong "auth.keys: only tokens are generated; basic auth needs auth.existingSecret" -}}
   {{- end -}}
+  {{- $generated := compact (list .auth.keys.submitToken .auth.keys.readToken .auth.keys.operateToken) -}}
+  {{- if and (not .auth.existingSecret) (ne (len $generated) (len (uniq $generated))) -}}
+    {{- $wrong = append $wrong "auth.keys: two of the tokens have one key, and would be good for what both are; give each a key" -}}
+  {{- end -}}
   {{- if and .alertmanagerConfig.enabled .auth.keys.submitBasicAuth (not .auth.keys.submitToken) -}}
     {{- $wrong = append $wrong "alertmanagerConfig: routes with a token, not with a login; set auth.keys.submitToken" -}}
   {{- end -}}

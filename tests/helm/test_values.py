@@ -9,6 +9,7 @@ import yaml
 from charts import (
     CHART,
     EXAMPLES,
+    NAMESPACE,
     POSTGRESQL,
     Resource,
     container_of,
@@ -178,6 +179,21 @@ def test_what_prometheus_reads_with_may_not_post(tmp_path: Path) -> None:
     assert endpoint["port"] in [one["name"] for one in service["spec"]["ports"]]
     opened = template(tmp_path, serviceMonitor={"enabled": True}, openMetrics=True)
     assert "authorization" not in pick(opened, "ServiceMonitor")["spec"]["endpoints"][0]
+
+
+def test_prometheus_knows_pods_with_a_certificate_by_the_name_of_the_service(
+    tmp_path: Path,
+) -> None:
+    resources = template(
+        tmp_path, serviceMonitor={"enabled": True}, tls={"existingSecret": "certificate"}
+    )
+    (endpoint,) = pick(resources, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    # It asks pods by their addresses, which are in no certificate.
+    assert endpoint["tlsConfig"] == {
+        "ca": {"secret": {"name": "certificate", "key": "ca.crt"}},
+        "serverName": f"{pick(resources, 'Service')['metadata']['name']}.{NAMESPACE}.svc",
+    }
 
 
 def test_every_pod_is_scraped(tmp_path: Path) -> None:

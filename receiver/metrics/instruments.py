@@ -134,7 +134,7 @@ INSTRUMENTS = (
     _gauge(
         "receiver_due_run_age_seconds",
         "action",
-        "how long the oldest run that could start has been due; 0 when none is",
+        "how long the oldest queued run has been due; 0 when none is",
     ),
     _gauge(
         "receiver_running_attempt_age_seconds",
@@ -146,7 +146,7 @@ INSTRUMENTS = (
         "receiver_breaker_open", "action", "1 from the opening of the breaker to the next success"
     ),
     _gauge("receiver_open_rejected_alerts", "", "rejected alerts that are not closed"),
-    _gauge("receiver_workers", "", "worker processes that the journal knows"),
+    _gauge("receiver_workers", "", "worker processes that are running"),
     _gauge("receiver_journal_up", "", "1 when the journal could be read for this scrape"),
     _gauge("receiver_journal_size_bytes", "", "the size of the journal"),
     _gauge(

@@ -20,9 +20,10 @@ from sqlalchemy.engine import Connection
 
 from receiver import guardrails
 from receiver.errors import JournalError
+from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.past import Past
-from receiver.journal.tables import AT_ONCE, attempts, instances, rejected, runs
+from receiver.journal.tables import AT_ONCE, attempts, rejected, runs
 from receiver.metrics.instruments import BY_NAME
 from receiver.plugins import Actions
 from receiver.policies import Rules
@@ -70,7 +71,6 @@ _RUNNING_SINCE = (
 _OPEN_REJECTED = sa.select(sa.func.count()).select_from(
     sa.select(rejected.c.id).where(rejected.c.closed_at.is_(None)).limit(_MOST).subquery()
 )
-_WORKERS = sa.select(sa.func.count()).where(instances.c.role == "worker")
 
 
 @dataclass
@@ -137,13 +137,17 @@ class JournalState(Collector):
 
     def _read(self, connection: Connection, seen: _Seen) -> None:
         now = self._journal.now(connection)
+        age_not_loaded = 0.0
         for state, query in _UNFINISHED.items():
             counts = dict.fromkeys(self._actions, 0)
             for action, number in connection.execute(query):
                 known = action if action in counts else NOT_LOADED
                 counts[known] = counts.get(known, 0) + number
+                if known is NOT_LOADED and state == "queued":
+                    age_not_loaded = max(age_not_loaded, _due_age(connection, action, now))
             for action, number in counts.items():
                 seen.add("receiver_unfinished_runs", number, action, state)
+        seen.add("receiver_due_run_age_seconds", age_not_loaded, NOT_LOADED)
         running_since = {one.action: one.since for one in connection.execute(_RUNNING_SINCE)}
         past = Past(connection, self._rules, now)
         for action in self._actions:
@@ -158,7 +162,7 @@ class JournalState(Collector):
             seen.add("receiver_action_paused", history.paused is not None, action)
             seen.add("receiver_breaker_open", is_open, action)
         seen.add("receiver_open_rejected_alerts", connection.execute(_OPEN_REJECTED).scalar_one())
-        seen.add("receiver_workers", connection.execute(_WORKERS).scalar_one())
+        seen.add("receiver_workers", len(living_workers(self._journal, connection)))
         size, free = self._journal.dialect.size(connection)
         seen.add("receiver_journal_size_bytes", size)
         if free is not None:

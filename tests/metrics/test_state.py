@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from elsewhere import Elsewhere
 from prometheus_client import CollectorRegistry
 
 from receiver.alertmanager import Alert
@@ -166,6 +167,34 @@ def test_runs_of_an_action_that_is_not_loaded_are_counted_together(
     seen = look(journal, actions, rules)
     assert seen("unfinished_runs", action=NOT_LOADED, state="queued") == 1
     assert seen("unfinished_runs", action="gone", state="queued") is None
+
+
+def test_run_that_no_loaded_action_will_take_has_an_age(
+    journal: Journal, actions: Actions, rules: Rules, clock: Clock
+) -> None:
+    assert look(journal, actions, rules)("due_run_age_seconds", action=NOT_LOADED) == 0
+    accept(journal, rules, "log_action", "a")
+    clock.now += timedelta(seconds=60)
+    accept(journal, rules, "log_action", "b")
+    with journal.writing() as connection:
+        connection.exec_driver_sql("UPDATE runs SET action = 'gone' WHERE fingerprint = 'a'")
+        connection.exec_driver_sql("UPDATE runs SET action = 'lost' WHERE fingerprint = 'b'")
+    clock.now += timedelta(seconds=30)
+    assert look(journal, actions, rules)("due_run_age_seconds", action=NOT_LOADED) == 90
+
+
+def test_worker_that_died_is_not_counted(
+    journal: Journal, actions: Actions, rules: Rules, clock: Clock
+) -> None:
+    clock.now = datetime.now(UTC)
+    elsewhere = Elsewhere()
+    try:
+        elsewhere.enter(journal, "log_action")
+        assert look(journal, actions, rules)("workers") == 1
+    finally:
+        elsewhere.kill()
+    clock.now += timedelta(minutes=1)
+    assert look(journal, actions, rules)("workers") == 0
 
 
 def test_rejected_alerts_are_counted_while_they_are_open(

@@ -60,10 +60,31 @@ CASES = [
         id="one of two is down",
     ),
     pytest.param(
+        "Down",
+        {UP: "1x5 0x3000", INFO: "1x5 _x3000", INFO.replace('"a"', '"b"'): "1x3005"},
+        "2d",
+        True,
+        id="one of two is down for days",
+    ),
+    pytest.param(
         "Down", {'up{job="x"}': "0x20", INFO: "1x20"}, "20m", False, id="something else is down"
     ),
-    pytest.param("NoNotifications", {FIRING: "1x400", OK: "7x400"}, "16m", True, id="none comes"),
+    pytest.param("NoNotifications", {FIRING: "1x400", OK: "0x400"}, "16m", True, id="none comes"),
     pytest.param("NoNotifications", {FIRING: "1x400", OK: "0+1x400"}, "30m", False, id="they come"),
+    pytest.param(
+        "NoNotifications",
+        {FIRING: "1x400", OK: "_x10 1x390"},
+        "4h",
+        False,
+        id="one came to a receiver that has just started, before it was scraped",
+    ),
+    pytest.param(
+        "NoNotifications",
+        {FIRING: "1x400", OK: "_x10 1x390"},
+        "330m",
+        True,
+        id="one came when it had just started, and none since",
+    ),
     pytest.param("NoNotifications", {PLAIN: "1x400", OK: "7x400"}, "30m", False, id="none is due"),
     pytest.param("NotificationsRefused", {REFUSED: "0+1x40"}, "17m", True, id="401 goes on"),
     pytest.param(

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from receiver.declarations import declared
 from receiver.desk import OUTCOMES, STATES, DeskOf, JournalDesk
-from receiver.errors import JournalError, NotFoundError, OperationError
+from receiver.errors import CursorError, JournalError, NotFoundError, OperationError
 from receiver.journal.dialects import shown_url
 from receiver.journal.requests import Person
 from receiver.plugins import Actions
@@ -158,6 +158,10 @@ def answer_errors(blueprint: Blueprint) -> None:
     @blueprint.errorhandler(NotFoundError)
     def missing(error: NotFoundError) -> Response:
         return _error_page(404, "Not found", str(error))
+
+    @blueprint.errorhandler(CursorError)
+    def lost(error: CursorError) -> Response:
+        return _error_page(400, "Bad Request", str(error))
 
     @blueprint.errorhandler(OperationError)
     def refused(error: OperationError) -> Response:

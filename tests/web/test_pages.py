@@ -271,6 +271,13 @@ def test_page_says_that_the_journal_fails(app: Flask, open_journal: MakeJournal)
     assert "The journal cannot be reached now" in answer.text
 
 
+@pytest.mark.parametrize("path", ["/runs", "/rejected", "/audit"])
+def test_cursor_that_no_page_gave_is_a_bad_request(app: Flask, path: str) -> None:
+    answer = app.test_client().get(path, query_string={"cursor": "<x>"})
+    assert answer.status_code == 400
+    assert "&#39;&lt;x&gt;&#39; is no cursor that a page of these gave" in answer.text
+
+
 @pytest.mark.parametrize(
     "url", ["http://a", "https://a.b/c?d=e#f", "HTTPS://a", "http://[::1]:9090/x", "http://ä.example"]
 )  # fmt: skip

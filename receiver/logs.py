@@ -18,6 +18,9 @@ from receiver import plainjson
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
+# What a line says of itself: nothing else may stand there.
+_OF_THE_LINE = ("time", "level", "logger")
+
 _TO_QUOTE = frozenset(" ='\"")
 
 _fields: ContextVar[Mapping[str, object] | None] = ContextVar("receiver_log_fields", default=None)
@@ -36,6 +39,9 @@ def fields_of_run(fields: Mapping[str, object]) -> Iterator[None]:
 
 def _add_fields(record: logging.LogRecord) -> bool:
     """Add the fields of the run under way; a plugin's own of the same name gets an underscore."""
+    for name in _OF_THE_LINE:
+        if name in record.__dict__:
+            record.__dict__[f"{name}_"] = record.__dict__.pop(name)
     for name, value in (_fields.get() or {}).items():
         own = record.__dict__.get(name, value)
         if own != value:

@@ -118,6 +118,19 @@ def test_fields_are_those_of_the_thread_and_end_with_the_run(
 
 
 @pytest.mark.usefixtures("as_before")
+def test_fields_of_a_plugin_take_no_place_of_what_a_line_says_of_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "json")
+    own = {"time": "noon", "level": "high", "logger": "mine"}
+    logging.getLogger("x").warning("said", extra=own)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["level"], line["logger"]) == ("WARNING", "x")
+    assert line["time"].startswith("20")
+    assert {name: line[f"{name}_"] for name in own} == own
+
+
+@pytest.mark.usefixtures("as_before")
 def test_thread_that_dies_leaves_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     thread = threading.Thread(target=lambda: 1 / 0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from marshmallow import Schema, ValidationError
@@ -35,6 +35,7 @@ class ApiDesk:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._base = f"{url.rstrip('/')}/api/v1"
+        self._shown = _without_login(self._base)
         self._session = requests.Session()
         self._session.auth = _credential(settings)
 
@@ -135,7 +136,7 @@ class ApiDesk:
         query: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Row:
-        url = f"{self._base}/{quote(path)}"
+        url, shown = (f"{base}/{quote(path)}" for base in (self._base, self._shown))
         if "data" in more:
             more["headers"] = {"Content-Type": "application/json"}
         try:
@@ -143,16 +144,21 @@ class ApiDesk:
                 method, url, params=query, timeout=_TIMEOUT_SECONDS, allow_redirects=False, **more
             )
         except requests.RequestException as error:
-            raise ReceiverError(f"{url} cannot be asked: {_cause(error)}") from error
+            raise ReceiverError(f"{shown} cannot be asked: {_cause(error)}") from error
         try:
             if response.status_code != 200:
                 raise _error(response.status_code, schemas.ProblemSchema().loads(response.text))
             found: Row = answer().loads(response.text)
         except (ValueError, ValidationError, AttributeError) as error:
             raise ReceiverError(
-                f"{url} answers {response.status_code}, and not as a receiver does"
+                f"{shown} answers {response.status_code}, and not as a receiver does"
             ) from error
         return found
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _credential(settings: Settings) -> requests.auth.AuthBase | None:

@@ -197,3 +197,12 @@ def test_nobody_there_is_said_in_words(site: Site) -> None:
     other = run("--url", f"{site.url}/-", "runs")
     assert (other.returncode, other.stdout) == (1, "")
     assert run("--url", "ftp://x", "runs").returncode == 2
+
+
+def test_login_in_the_address_is_not_said(site: Site) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    nobody = run("--url", f"http://ann:secret@{address}", "runs")
+    assert nobody.returncode == 1
+    assert f"http://{address}/api/v1/runs cannot be asked" in nobody.stderr
+    assert "secret" not in nobody.stderr
+    assert run("--url", site.url.replace("//", "//ann:secret@"), "runs").returncode == 0

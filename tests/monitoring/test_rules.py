@@ -102,6 +102,15 @@ CASES = [
     ),
     pytest.param("RunsFailing", {FAILED: "0x3 1x5"}, "5m", True, id="one failed"),
     pytest.param("RunsFailing", {UNKNOWN: "0x3 1x5"}, "5m", True, id="one is unknown"),
+    pytest.param(
+        "RunsFailing", {UNKNOWN: "_x10 1x30"}, "13m", True, id="a start finds one interrupted"
+    ),
+    pytest.param(
+        "RunsFailing", {UNKNOWN: "_x10 1x60"}, "50m", False, id="a start found one long ago"
+    ),
+    pytest.param(
+        "RunsFailing", {FAILED: "3x60 _x60 3x60"}, "125m", False, id="scraped again after an hour"
+    ),
     pytest.param("RunsFailing", {FAILED: "0x9", SUCCEEDED: "0+1x9"}, "9m", False, id="all succeed"),
     pytest.param("RunsFailing", {FAILED: "0x3 1x30"}, "25m", False, id="one failed long ago"),
     pytest.param("RunStuck", {DUE: "0+60x30", PAUSED: "0x30"}, "22m", True, id="due for long"),

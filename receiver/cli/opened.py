@@ -45,7 +45,7 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:
-        database = settings.journal_url
+        database, is_kept = settings.journal_url, True
         if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
             if not or_empty:
                 raise OperationError(
@@ -53,7 +53,9 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
                     "RECEIVER_DATABASE_URL as for the receiver that you mean"
                 )
             database = f"sqlite:///{stack.enter_context(TemporaryDirectory())}/journal.db"
-        journal = Journal(database)
+            is_kept = False
+        # Whoever looks must not be the one who migrates a journal in use.
+        journal = Journal(database, upgrade=not is_kept)
         stack.callback(journal.close)
         yield JournalDesk(journal, Operations(settings, actions, journal), actions, person())
 

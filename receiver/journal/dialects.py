@@ -1,10 +1,12 @@
 """All that differs between SQLite and PostgreSQL, in one place."""
 
+import fcntl
 import importlib.util
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ _LOCK_WAIT_SECONDS = 2
 _LOCK_STEP_MILLISECONDS = 3
 # Reading so much takes a fraction of a second; more would be felt at every start.
 _CHECKED_BYTES = 128 * 2**20
-_CLAIM_LOCK = 7246135109
+_MIGRATION_LOCK, _CLAIM_LOCK = 7246135108, 7246135109
 _READ = "journal_reads_only"
 Key = tuple[str, str, str]
 
@@ -35,8 +37,14 @@ class Dialect(Protocol):
     def create_engine(self, url: URL) -> Engine:
         """Return an engine whose every transaction is as durable as the journal promises."""
 
+    def shared_directory(self, url: URL) -> Path | None:
+        """Return where all processes on this journal meet; None: they may be on many machines."""
+
     def check(self, engine: Engine) -> None:
         """Raise JournalUnusableError when the database is seen to be damaged."""
+
+    def migrating(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """One transaction that only one process at a time is in, and that may take long."""
 
     def insert(self, table: sa.Table) -> Any:
         """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
@@ -91,6 +99,10 @@ class SQLite:
         event.listen(engine, "begin", self._begin)
         return engine
 
+    def shared_directory(self, url: URL) -> Path | None:
+        """Return the directory of the file."""
+        return Path(str(url.database)).parent
+
     @staticmethod
     def _set_up(connection: sqlite3.Connection, record: object) -> None:
         del record
@@ -131,6 +143,14 @@ class SQLite:
                 f"the journal {file} is damaged: {found}; it was left as it is: restore a "
                 "backup, or move it away to begin a new one"
             )
+
+    @contextmanager
+    def migrating(self, engine: Engine) -> Iterator[Connection]:
+        """Hold a lock on a file beside the journal's: to wait for it has no limit."""
+        with Path(f"{engine.url.database}.migrate.lock").open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            with engine.begin() as connection:
+                yield connection
 
     def insert(self, table: sa.Table) -> Any:
         """Return SQLite's own INSERT."""
@@ -190,28 +210,88 @@ def _insist(cursor: Any, statement: str) -> None:
             return
 
 
+# Connections of one process at rest, and as many more for a moment.
+_POOL = 4
+_CONNECTING = {
+    "application_name": "alert-receiver",
+    "connect_timeout": _LOCK_WAIT_SECONDS,
+    # The transactions are begun below, not by the driver.
+    "autocommit": True,
+    # A pooler in transaction mode gives each transaction another session: it must need nothing
+    # of an earlier one, neither prepared statements nor settings.
+    "prepare_threshold": None,
+    # A server whose machine is gone says nothing: these find it out, in well under ten seconds.
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+# One message to the server, as BEGIN alone would be. A process that is frozen in the midst of a
+# transaction must not keep its locks from all others.
+_LIMITS = (
+    f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}; "
+    "SET LOCAL statement_timeout = 6000; "
+    "SET LOCAL idle_in_transaction_session_timeout = 5000"
+)
+_BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS}"
+_BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
+
+
+def ignore_notification(notification: object) -> None:
+    """Do nothing: what a connection of the pool is told is not meant for it."""
+    del notification
+
+
 class PostgreSQL:
     """A server that many processes on many machines share; its clock is the one that counts."""
 
     name = "postgresql"
 
     def create_engine(self, url: URL) -> Engine:
-        """Connect lazily; a statement never waits longer for a lock than the webhook may take."""
-        milliseconds = _LOCK_WAIT_SECONDS * 1000
-        return sa.create_engine(
+        """Connect lazily; nothing is waited for longer than the webhook may take."""
+        engine = sa.create_engine(
             url,
             hide_parameters=True,
             pool_pre_ping=True,
-            isolation_level="READ COMMITTED",
-            connect_args={
-                "connect_timeout": _LOCK_WAIT_SECONDS,
-                "options": f"-c lock_timeout={milliseconds} "
-                f"-c statement_timeout={milliseconds * 6}",
-            },
+            pool_size=_POOL,
+            max_overflow=_POOL,
+            pool_timeout=_LOCK_WAIT_SECONDS,
+            connect_args=_CONNECTING,
         )
+        event.listen(engine, "connect", self._set_up)
+        event.listen(engine, "begin", self._begin)
+        return engine
+
+    def shared_directory(self, url: URL) -> Path | None:
+        """Return None: they meet in the database alone."""
+        del url
+        return None
+
+    @staticmethod
+    def _set_up(connection: Any, record: object) -> None:
+        del record
+        # Behind a pooler, notifications that are another's may come: psycopg would hoard them.
+        connection.add_notify_handler(ignore_notification)
+
+    @staticmethod
+    def _begin(connection: Connection) -> None:
+        is_read = connection.get_execution_options().get(_READ)
+        connection.exec_driver_sql(_BEGIN_READ if is_read else _BEGIN)
 
     def check(self, engine: Engine) -> None:
         """Do nothing: the server looks after its files."""
+
+    @contextmanager
+    def migrating(self, engine: Engine) -> Iterator[Connection]:
+        """Take a lock, however long another migration takes; those of tables wait no longer."""
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; "
+                "SET LOCAL idle_in_transaction_session_timeout = 0"
+            )
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_WAIT_SECONDS * 1000}")
+            yield connection
 
     def insert(self, table: sa.Table) -> Any:
         """Return PostgreSQL's own INSERT."""

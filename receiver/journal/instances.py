@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from receiver.journal.journal import Journal
 from receiver.journal.tables import instances
 
-# A heartbeat that has not moved for so long is that of a process that died, or lost the journal.
+# A heartbeat that has not moved for so long is that of a process that died, or lost the journal;
+# for proof the setting RECEIVER_LEASE counts.
 LEASE = timedelta(seconds=15)
 
 
@@ -26,9 +27,8 @@ class Worker:
 
 def lock_directory(journal: Journal) -> Path | None:
     """Return where each process of this machine holds a lock on a file; None on PostgreSQL."""
-    if journal.dialect.name != "sqlite" or journal.engine.url.database is None:
-        return None
-    return Path(journal.engine.url.database).parent / "instances"
+    directory = journal.shared_directory
+    return directory / "instances" if directory else None
 
 
 def is_free(path: Path) -> bool:

@@ -17,6 +17,7 @@ from receiver.errors import (
 )
 from receiver.journal import migrate
 from receiver.journal.dialects import check_url, dialect_of, reading
+from receiver.journal.migrate import Migrations
 from receiver.journal.tables import probe
 
 
@@ -31,7 +32,11 @@ class Journal:
     wrote: Callable[[float, bool], None] | None = None
 
     def __init__(
-        self, url: str, clock: Callable[[], datetime] | None = None, upgrade: bool = True
+        self,
+        url: str,
+        clock: Callable[[], datetime] | None = None,
+        upgrade: bool = True,
+        known: Migrations = migrate.OURS,
     ) -> None:
         """Open the journal, bring it to the newest version, and check that it can be read."""
         parsed = check_url(url)
@@ -39,13 +44,14 @@ class Journal:
             # An action may change the working directory under us.
             parsed = parsed.set(database=str(Path(parsed.database).absolute()))
         self.dialect = dialect_of(parsed)
+        self.shared_directory = self.dialect.shared_directory(parsed)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._clock = clock
         self.engine = self.dialect.create_engine(parsed)
         try:
             with self._translated():
                 self.dialect.check(self.engine)
-                migrate.bring_up_to_date(self.engine, self.dialect.name, upgrade)
+                migrate.bring_up_to_date(self.engine, self.dialect, upgrade, known)
         except JournalError:
             self.engine.dispose()
             raise

@@ -1,6 +1,7 @@
 """How the worker learns at once that there is something to do; polling is only the fallback.
 
 On one machine: a named pipe beside the journal. The web process writes a byte after each commit.
+On PostgreSQL: a notification, see `channel`.
 """
 
 import os
@@ -9,13 +10,13 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from receiver.journal.channel import Caller, Listener
 from receiver.journal.journal import Journal
 
 
 def _pipe_path(journal: Journal) -> Path | None:
-    if journal.dialect.name != "sqlite" or journal.engine.url.database is None:
-        return None
-    return Path(journal.engine.url.database).parent / "wake"
+    directory = journal.shared_directory
+    return directory / "wake" if directory else None
 
 
 class Bell:
@@ -24,10 +25,12 @@ class Bell:
     def __init__(self, journal: Journal) -> None:
         self._path = _pipe_path(journal)
         self._pipe: int | None = None
+        self._caller = Caller(journal.engine)
 
     def ring(self) -> None:
         """Wake the worker, if one listens."""
         if self._path is None:
+            self._caller.call()
             return
         try:
             if self._pipe is None:
@@ -46,10 +49,11 @@ class Ears:
     """The worker's end: waits for the bell, for a finished attempt or for a time."""
 
     def __init__(self, journal: Journal) -> None:
-        """Listen on the pipe beside the journal, made here if it is missing."""
+        """Listen on the pipe beside the journal, made here if it is missing, or to PostgreSQL."""
         self._own_read, self._own_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._listening = [self._own_read]
         path = _pipe_path(journal)
+        self._listener = Listener(journal.engine) if path is None else None
         if path is not None:
             with suppress(FileExistsError):
                 os.mkfifo(path, 0o600)
@@ -70,7 +74,12 @@ class Ears:
 
     def wait(self, seconds: float) -> None:
         """Return when woken, at the latest after so long."""
-        ready, _, _ = select.select(self._listening, [], [], seconds)
+        called = self._listener.listen() if self._listener else None
+        waiting = [*self._listening, *([] if called is None else [called])]
+        ready, _, _ = select.select(waiting, [], [], seconds)
+        if self._listener and called in ready:
+            ready.remove(called)
+            self._listener.hear()
         for pipe in ready:
             with suppress(BlockingIOError):
                 while len(os.read(pipe, 4096)) == 4096:
@@ -78,5 +87,7 @@ class Ears:
 
     def close(self) -> None:
         """Stop listening."""
+        if self._listener:
+            self._listener.close()
         for pipe in (*self._listening, self._own_write):
             os.close(pipe)

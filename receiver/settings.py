@@ -175,6 +175,12 @@ class Settings:
         "25s",
         "how long running attempts may finish after SIGTERM",
     )
+    lease: timedelta = setting(
+        "RECEIVER_LEASE",
+        "duration",
+        "15s",
+        "how long a worker may be silent before others take its runs (PostgreSQL); in all the same",
+    )
     web_threads: int = setting(
         "RECEIVER_WEB_THREADS", "count", "16", "requests that are answered at a time"
     )

@@ -211,12 +211,17 @@ def recover_from(
     actions: Iterable[str],
     rules: Rules,
     jitter: Callable[[], float],
+    is_still_dead: Callable[[Connection], bool] | None = None,
 ) -> list[Recorded]:
     """End the attempts of a process that is proven dead, as `on_interrupt` says.
 
     Only those of these actions, whose policies are known here: who has loaded others ends theirs.
+    `is_still_dead` is asked while nobody can claim: a process that was frozen may have come back.
     """
-    with journal.reading() as connection:
+    with journal.writing() as connection:
+        journal.dialect.lock_claims(connection)
+        if is_still_dead is not None and not is_still_dead(connection):
+            return []
         query = sa.select(runs.c.id, runs.c.attempts).where(
             runs.c.state == sa.literal_column("'running'"),
             runs.c.owner == dead,
@@ -224,7 +229,7 @@ def recover_from(
         )
         end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
         ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]
-    return record_ends(journal, dead, ended, rules, jitter) if ended else []
+        return record_in(journal, connection, dead, ended, rules, jitter)
 
 
 def verify_due(

@@ -39,6 +39,7 @@ class Attempt:
         self.started = time.monotonic()
         self.deadline_monotonic = self.started + policy.timeout.total_seconds()
         self.is_timed_out = False
+        self.has_lost_lease = False
         self.trace_id = trace_id_of(run.traceparent)
         self._actions = actions
         alert = Alert.from_json(run.alert)
@@ -129,6 +130,11 @@ class Attempt:
             return AttemptEnd("failed", error=text, retry_at=at, retry_after=after)
         _log.warning("action raised an unexpected exception", extra=self.fields, exc_info=error)
         return AttemptEnd("failed", error=text)
+
+    def lose_lease(self) -> None:
+        """Ask the action to stop: by now another worker may make the next attempt."""
+        self.has_lost_lease = True
+        self.cancellation.cancel("the lease of its worker was lost")
 
     def seconds_left(self) -> float:
         """Return the time until the deadline, negative once it has passed."""

@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from receiver.errors import JournalError
@@ -68,7 +68,7 @@ class Worker:
         self._rules = rules_of(settings, actions)
         self._jitter = jitter
         self.ears = Ears(journal)
-        self._instance = Instance(journal, "worker", actions.loaded)
+        self._instance = Instance(journal, "worker", actions.loaded, settings.lease)
         self._threads = Threads()
         self._running: dict[int, Attempt] = {}
         self._returned: queue.SimpleQueue[_Returned] = queue.SimpleQueue()
@@ -105,7 +105,7 @@ class Worker:
     def _turn(self) -> float:
         """Do all that can be done now; return how many seconds the next turn may wait."""
         try:
-            self._instance.beat()
+            self._mind_lease(self._instance.beat())
             if self._record_and_claim():
                 return 0.0
             self._look_after_running()
@@ -116,7 +116,17 @@ class Worker:
             return self._seconds_until_due()
         except JournalError as error:
             _log.error("journal fails the worker", extra={"error": describe_error(error)})
+            self._mind_lease(not self._instance.has_lost_lease())
             return _POLL_SECONDS
+
+    def _mind_lease(self, is_held: bool) -> None:
+        """Ask attempts to stop, once others may have taken their runs for interrupted."""
+        if is_held:
+            return
+        for attempt in self._running.values():
+            if not attempt.has_lost_lease:
+                attempt.lose_lease()
+                _log.error("lease was lost, so the attempt should stop", extra=attempt.fields)
 
     def _is_due(self, what: str, seconds: float) -> bool:
         """Whether something that is done every so often is to be done now."""
@@ -215,6 +225,7 @@ class Worker:
         if not self._unrecorded and not (free > 0 and self._actions.loaded and self._may_claim()):
             return False
         with self._journal.writing() as connection:
+            self._mind_lease(self._instance.beat_in(connection))
             recorded = outcomes.record_in(
                 self._journal, connection, self._instance.id, self._ended(), self._rules,
                 self._jitter,
@@ -264,6 +275,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the thread's outermost loop
             _log.exception("attempt could not be made", extra=attempt.fields)
             end = AttemptEnd("failed", error=describe_error(error))
+        if attempt.has_lost_lease and end.outcome == "cancelled":
+            # Nobody wanted it stopped for good.
+            end = replace(end, outcome="interrupted")
         self._returned.put(_Returned(attempt, end))
         self.ears.poke()
 
@@ -309,8 +323,9 @@ class Worker:
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
                 recovered = outcomes.recover_from(
-                    self._journal, owner, self._actions.loaded, self._rules, self._jitter
-                )
+                    self._journal, owner, self._actions.loaded, self._rules, self._jitter,
+                    partial(self._instance.is_still_dead, other=owner),
+                )  # fmt: skip
                 self._note_recovered(owner, recovered)
         self._instance.bury_dead()
 

@@ -27,6 +27,7 @@ bench: $(VENV)/test.done
 
 soak: $(VENV)/test.done
 	$(BIN)/python tests/chaos/kills.py --kills 2000
+	$(BIN)/python tests/chaos/replicas.py --seconds 900
 
 # Other examples each time; `make test` has a short run, the same each time.
 fuzz: $(VENV)/test.done

@@ -8,6 +8,7 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +42,7 @@ class Caller:
         self._engine = engine
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     def call(self) -> None:
         """Notify soon; calls that come close together may become one."""
@@ -49,8 +51,15 @@ class Caller:
             self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """Call no more."""
+        self._is_closed = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+
     def _run(self) -> None:
-        while self._wanted.wait():
+        while self._wanted.wait() and not self._is_closed:
             self._wanted.clear()
             with suppress(sa.exc.SQLAlchemyError):  # Then workers look by themselves.
                 _call(self._engine)
@@ -59,9 +68,13 @@ class Caller:
 class Listener:
     """Hears the calls, over a connection of its own; comes back by itself after it was lost."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Listen from now on, if the server can be reached now."""
+    def __init__(self, engine: Engine, after_gap: Callable[[], None]) -> None:
+        """Listen from now on, if the server can be reached now.
+
+        `after_gap` is called when calls may have been missed.
+        """
         self._engine = engine
+        self._after_gap = after_gap
         self._connection: Any = None
         self._is_of_use = True
         self._try_at = float("-inf")
@@ -111,6 +124,7 @@ class Listener:
             )  # fmt: skip
 
     def _hears_itself(self) -> bool:
+        self._after_gap()
         text = secrets.token_hex(8)
         _call(self._engine, text)
         deadline = time.monotonic() + _TRIAL_SECONDS

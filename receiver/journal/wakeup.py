@@ -44,6 +44,13 @@ class Bell:
                 os.close(self._pipe)
                 self._pipe = None
 
+    def close(self) -> None:
+        """Ring no more."""
+        self._caller.close()
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
 
 class Ears:
     """The worker's end: waits for the bell, for a finished attempt or for a time."""
@@ -53,7 +60,7 @@ class Ears:
         self._own_read, self._own_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._listening = [self._own_read]
         path = _pipe_path(journal)
-        self._listener = Listener(journal.engine) if path is None else None
+        self._listener = Listener(journal.engine, self.poke) if path is None else None
         if path is not None:
             with suppress(FileExistsError):
                 os.mkfifo(path, 0o600)

@@ -134,7 +134,7 @@ class Instance:
             return False
         # While the journal could not be reached, or this process was frozen, nobody was seen, and
         # the other had no way to beat either: such a time counts as one look.
-        watched.still_seconds += min(now - watched.looked_at, self._beat_seconds)
+        watched.still_seconds += min(now - watched.looked_at, self._lease_seconds / 3)
         watched.looked_at = now
         return watched.still_seconds > self._lease_seconds
 

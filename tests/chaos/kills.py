@@ -66,7 +66,7 @@ class Kill:
         """Whether it may have ended the worker in the midst of an attempt."""
         _, _, pid, _ = attempt["owner"].rsplit("-", 3)
         return (
-            self.signal == signal.SIGKILL
+            self.signal in (signal.SIGKILL, signal.SIGSTOP)
             and int(pid) in self.pids
             and attempt["started_at"] <= self.after
             and (attempt["finished_at"] is None or attempt["finished_at"] >= self.before)

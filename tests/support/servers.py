@@ -15,7 +15,7 @@ from waiting import wait_until
 # PostgreSQL refuses to be run by root; so does PgBouncer.
 _USER = "pgserver"
 # Another user in its own eyes: who is not root may mount a disk for his own processes only so.
-_NAMESPACE = ("unshare", "-U", "--map-user=70", "--map-group=70", "--keep-caps", "-m")
+NAMESPACE = ("unshare", "-U", "--map-user=70", "--map-group=70", "--keep-caps", "-m")
 
 
 def _as_user() -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class Server:
 
     def _mount(self, size: int) -> None:
         """Mount the disk where only a holder's processes see it, who lives as long as it."""
-        namespace, owner = _NAMESPACE, ""
+        namespace, owner = NAMESPACE, ""
         if os.geteuid() == 0:
             user = pwd.getpwnam(_USER)
             namespace, owner = ("unshare", "-m"), f",uid={user.pw_uid},gid={user.pw_gid}"

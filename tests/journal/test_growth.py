@@ -1,0 +1,149 @@
+"""However many runs have finished: what is asked often is found by an index, on both databases."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from notifications import T0, alert, notification
+
+from receiver.alertmanager import parse_notification
+from receiver.intake import intake_of
+from receiver.journal import claims, due, outcomes, reading
+from receiver.journal.acceptance import record
+from receiver.journal.journal import Journal
+from receiver.journal.outcomes import Ended
+from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.routing import Catalog
+
+# Enough for a planner to prefer an index wherever it has one.
+_ROWS = 20_000
+_LARGE = ("runs", "episodes", "attempts")
+# A whole partial index is as small as what waits, runs or is to be looked at.
+_SMALL = {
+    "ix_runs_due", "ix_runs_timed", "ix_runs_running", "ix_runs_approval", "ix_runs_verify",
+}  # fmt: skip
+_RULES = Rules(policies={"a": Policy(breaker=None, max_staleness=Policy().max_staleness)})
+
+
+def accept(journal: Journal, *alerts: dict[str, Any]) -> None:
+    body = parse_notification(notification(*alerts))
+    record(journal, [intake_of(body, "", "a", (), Catalog(frozenset({"a"})))], _RULES)
+
+
+def finish_one(journal: Journal) -> None:
+    (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, _RULES).claimed
+    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+    outcomes.record_ends(journal, "w1", ended, _RULES, lambda: 0.5)
+
+
+def multiply(journal: Journal) -> None:
+    """Make many of the one finished run, its episode and its attempt."""
+    numbers = {
+        "sqlite": "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        f"WHERE i < {_ROWS}) SELECT i FROM n)",
+        "postgresql": f"(SELECT generate_series(1, {_ROWS}) :: bigint AS i)",
+    }[journal.dialect.name]
+    with journal.writing() as connection:
+        for table in _LARGE:
+            columns = [one["name"] for one in sa.inspect(connection).get_columns(table)]
+            of_row = {"id": "i + 10", "run_id": "i + 10", "fingerprint": "'g' || i"}
+            if table == "runs":
+                # Spread over time, as they come.
+                of_row |= {"created_at": "created_at - i * 1000000",
+                           "finished_at": "finished_at - i * 1000000"}  # fmt: skip
+            values = [of_row.get(name, f"{table}.{name}") for name in columns]
+            connection.exec_driver_sql(
+                f"INSERT INTO {table} ({', '.join(columns)}) "
+                f"SELECT {', '.join(values)} FROM {table}, {numbers} AS numbers"
+            )
+        if journal.dialect.name == "postgresql":
+            # Beyond what was copied, where new ones are numbered.
+            for table in ("runs", "episodes"):
+                connection.exec_driver_sql(
+                    f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {_ROWS + 100})"
+                )
+    with journal.writing() as connection:
+        connection.exec_driver_sql("ANALYZE")
+
+
+def plans_of(journal: Journal, work: Callable[[], object]) -> dict[str, list[str]]:
+    """Do something, and return each statement that was executed for it with the lines of its plan.
+
+    Each is explained just before it is executed, in the same transaction.
+    """
+    found: dict[str, list[str]] = {}
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[journal.dialect.name]
+
+    def look(
+        connection: Any, cursor: Any, statement: str, values: Any, context: Any, many: bool
+    ) -> None:
+        del connection, context
+        if statement.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT", "WITH"):
+            asking = cursor.connection.cursor()
+            asking.execute(explain + statement, values[0] if many else values)
+            found[statement] = [str(row[-1]) for row in asking.fetchall()]
+            asking.close()
+
+    sa.event.listen(journal.engine, "before_cursor_execute", look)
+    try:
+        work()
+    finally:
+        sa.event.remove(journal.engine, "before_cursor_execute", look)
+    return found
+
+
+def scans(line: str) -> bool:
+    """Whether a line of a plan reads a large table, or an index of one, as a whole."""
+    words = line.replace("(", " ").split()
+    if "Seq" in words:
+        return words[words.index("on") + 1] in _LARGE
+    if words[0] == "SCAN" and words[1] in (*_LARGE, "busy"):
+        return not _SMALL & {*words}
+    return False
+
+
+@pytest.fixture
+def journal(open_journal: Callable[..., Journal]) -> Journal:
+    made = open_journal(clock=lambda: T0)
+    accept(made, alert("f0"))
+    finish_one(made)
+    multiply(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda journal: accept(journal, alert("g7")),
+        lambda journal: accept(journal, *(alert(f"new {number}") for number in range(20))),
+        lambda journal: accept(journal, alert("g8", "resolved"), alert("unknown", "resolved")),
+        lambda journal: (accept(journal, alert("new")), finish_one(journal)),
+        lambda journal: due.next_due_at(journal, ["a"]),
+        lambda journal: claims.owners_of_running(journal),
+        lambda journal: claims.cancel_requests(journal, "w1"),
+        lambda journal: outcomes.recover_from(journal, "w1", ["a"], _RULES, lambda: 0.5),
+        lambda journal: outcomes.expire_approvals(journal, ["a"], _RULES),
+        lambda journal: outcomes.verify_due(journal, ["a"], _RULES),
+        lambda journal: reading.briefs_of(journal, [7, 8]),
+    ],
+    ids=[
+        "duplicate", "new", "resolved", "claim and outcome", "next due", "owners", "cancels",
+        "recovery", "approvals", "effects", "briefs",
+    ],
+)  # fmt: skip
+def test_hot_statement_reads_no_large_table_as_a_whole(
+    journal: Journal, work: Callable[[Journal], object]
+) -> None:
+    plans = plans_of(journal, lambda: work(journal))
+    assert plans
+    assert {one: plan for one, plan in plans.items() if any(scans(line) for line in plan)} == {}
+
+
+def test_look_at_plans_would_notice_a_scan(journal: Journal) -> None:
+    def look() -> None:
+        with journal.reading() as connection:
+            connection.exec_driver_sql("SELECT id FROM runs WHERE alert_name = 'none'").all()
+
+    ((plan),) = plans_of(journal, look).values()
+    assert any(scans(line) for line in plan)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import shared_journal
 from contenders import Bare, Contender, Json, Receiver, ReceiverWithRuns, Sleepers, wait_until
 from load import Answers, BenchError, Load, body_template
 from results import Figure, figure_of
@@ -219,6 +220,8 @@ ROWS: dict[str, Callable[[Stand], Iterator[Figure]]] = {
     "full-journal": full_journal,
     "beside-actions": beside_actions,
     "at-rest": at_rest,
+    "replicas": shared_journal.two_replicas,
+    "grown": shared_journal.grown,
 }
 
 

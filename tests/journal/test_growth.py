@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from grown import TABLES, multiply
 from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
@@ -18,7 +19,6 @@ from receiver.routing import Catalog
 
 # Enough for a planner to prefer an index wherever it has one.
 _ROWS = 20_000
-_LARGE = ("runs", "episodes", "attempts")
 # A whole partial index is as small as what waits, runs or is to be looked at.
 _SMALL = {
     "ix_runs_due", "ix_runs_timed", "ix_runs_running", "ix_runs_approval", "ix_runs_verify",
@@ -35,36 +35,6 @@ def finish_one(journal: Journal) -> None:
     (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, _RULES).claimed
     ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
     outcomes.record_ends(journal, "w1", ended, _RULES, lambda: 0.5)
-
-
-def multiply(journal: Journal) -> None:
-    """Make many of the one finished run, its episode and its attempt."""
-    numbers = {
-        "sqlite": "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
-        f"WHERE i < {_ROWS}) SELECT i FROM n)",
-        "postgresql": f"(SELECT generate_series(1, {_ROWS}) :: bigint AS i)",
-    }[journal.dialect.name]
-    with journal.writing() as connection:
-        for table in _LARGE:
-            columns = [one["name"] for one in sa.inspect(connection).get_columns(table)]
-            of_row = {"id": "i + 10", "run_id": "i + 10", "fingerprint": "'g' || i"}
-            if table == "runs":
-                # Spread over time, as they come.
-                of_row |= {"created_at": "created_at - i * 1000000",
-                           "finished_at": "finished_at - i * 1000000"}  # fmt: skip
-            values = [of_row.get(name, f"{table}.{name}") for name in columns]
-            connection.exec_driver_sql(
-                f"INSERT INTO {table} ({', '.join(columns)}) "
-                f"SELECT {', '.join(values)} FROM {table}, {numbers} AS numbers"
-            )
-        if journal.dialect.name == "postgresql":
-            # Beyond what was copied, where new ones are numbered.
-            for table in ("runs", "episodes"):
-                connection.exec_driver_sql(
-                    f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {_ROWS + 100})"
-                )
-    with journal.writing() as connection:
-        connection.exec_driver_sql("ANALYZE")
 
 
 def plans_of(journal: Journal, work: Callable[[], object]) -> dict[str, list[str]]:
@@ -97,8 +67,8 @@ def scans(line: str) -> bool:
     """Whether a line of a plan reads a large table, or an index of one, as a whole."""
     words = line.replace("(", " ").split()
     if "Seq" in words:
-        return words[words.index("on") + 1] in _LARGE
-    if words[0] == "SCAN" and words[1] in (*_LARGE, "busy"):
+        return words[words.index("on") + 1] in TABLES
+    if words[0] == "SCAN" and words[1] in (*TABLES, "busy"):
         return not _SMALL & {*words}
     return False
 
@@ -108,7 +78,7 @@ def journal(open_journal: Callable[..., Journal]) -> Journal:
     made = open_journal(clock=lambda: T0)
     accept(made, alert("f0"))
     finish_one(made)
-    multiply(made)
+    multiply(made, _ROWS)
     return made
 
 

@@ -168,6 +168,7 @@ TOOLS = {
     "faketime": "faketime",
     "wrk": "wrk",
     "npm": "npm",
+    "pgbouncer": "pgbouncer",
     "tini": "tini",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",

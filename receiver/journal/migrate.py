@@ -1,6 +1,6 @@
 """Brings a journal to the newest version at start, under a lock; never needs its data gone.
 
-Each version leaves the journal usable by the one before (migrations/README.md says how), so that
+Each version leaves the journal usable by the one before (docs/migrations.md says how), so that
 during an update old and new processes work side by side: a process takes a journal of its own
 version or of the next, and refuses any other.
 """

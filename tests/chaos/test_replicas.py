@@ -26,7 +26,6 @@ _PROGRAM = Path(__file__).parent / "replicas.py"
 
 @pytest.fixture
 def campaign(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    tmp_path.chmod(0o700)
     started = subprocess.Popen(
         [sys.executable, _PROGRAM, "--seconds", "25", "--seed", "1", "--directory", tmp_path],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

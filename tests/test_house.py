@@ -25,7 +25,7 @@ LAYERS = (
     ("alertmanager",),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules"),
     ("context", "discovery", "hookspecs", "settings"),
-    ("journal", "plugins", "logs", "metrics", "tracing"),
+    ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),
     ("web", "worker"),

@@ -83,6 +83,15 @@ def test_hard_can_require_soft() -> None:
     ]
 
 
+def test_hard_can_go_on_until_soft_ends() -> None:
+    (_, hard) = expressions(replace(QUEUE, hard=HARD, hard_until_soft_ends=True))
+    assert hard == (
+        "(queue_depth > 95) or (queue_depth > 80) "
+        "and ignoring (alertname, alertstate, severity, action_plugin) "
+        'ALERTS{alertname="QueueTooLongHard",alertstate="firing"}'
+    )
+
+
 def test_namespace_of_the_operator_keeps_the_metric_s_own() -> None:
     threshold = replace(QUEUE, hard=HARD, hard_requires_soft=True)
     rules = rules_of(threshold, "monitoring")
@@ -124,6 +133,7 @@ def test_numbers_are_written_as_people_do(number: float, text: str) -> None:
         ({"operator": "=>"}, "'=>' is not an operator; use >, >=, <, <=, ==, !="),
         ({"soft": None}, "has neither soft nor hard"),
         ({"hard_requires_soft": True}, "hardRequiresSoft needs both"),
+        ({"hard_until_soft_ends": True}, "hardUntilSoftEnds needs both"),
         ({"hard": replace(HARD, threshold=70)}, "hard (70) is crossed before soft (80)"),
         ({"operator": "<=", "hard": HARD}, "hard (95) is crossed before soft (80)"),
     ],

@@ -31,7 +31,8 @@ _COMMANDS = {
     "pause": ("operating", "Start no run of an action, or of any."),
     "resume": ("operating", "Take a pause away."),
     "replay": ("operating", "Route a rejected alert again."),
-    "rule": ("rules", "Print alert rules."),
+    "rule": ("rules", "Print alert rules: on a threshold, or on the receiver itself."),
+    "migrate": ("migrating", "Turn metric-reader's configuration into what replaces it."),
 }
 
 

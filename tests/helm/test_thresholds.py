@@ -39,6 +39,7 @@ def meant(values: dict[str, Any]) -> Threshold:
         level(values.get("soft"), values, "warning"),
         level(values.get("hard"), values, "critical"),
         values.get("hardRequiresSoft", False),
+        values.get("hardUntilSoftEnds", False),
         values.get("missing", "ignore"),
         values.get("lastValueFor", "1h"),
         values.get("labels", {}),
@@ -59,6 +60,7 @@ def table() -> list[dict[str, Any]]:
         {"soft": 80},
         {"hard": {"threshold": 0, "for": "1m"}},
         {"soft": 80, "hard": 80, "hardRequiresSoft": True},
+        {"soft": 80, "hard": 90, "hardRequiresSoft": True, "hardUntilSoftEnds": True},
         {"soft": several, "hard": 1},
     ]
     missing: list[dict[str, Any]] = [

@@ -97,8 +97,12 @@ Takes `root`, `threshold` and `level`.
     {{- if or (and $isUpward (lt (float64 $levels.hard) (float64 $levels.soft))) (and $isDownward (gt (float64 $levels.hard) (float64 $levels.soft))) -}}
       {{- $wrong = append $wrong (printf "%s: hard (%s) is crossed before soft (%s); exchange them" $where (toJson $levels.hard) (toJson $levels.soft)) -}}
     {{- end -}}
-  {{- else if .hardRequiresSoft -}}
-    {{- $wrong = append $wrong (printf "%s: hardRequiresSoft needs both soft and hard" $where) -}}
+  {{- else -}}
+    {{- range $key := list "hardRequiresSoft" "hardUntilSoftEnds" -}}
+      {{- if index $threshold $key -}}
+        {{- $wrong = append $wrong (printf "%s: %s needs both soft and hard" $where $key) -}}
+      {{- end -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- range $named -}}
@@ -151,15 +155,23 @@ last_over_time({{ $history }}) {{ $crossed }}
       {{- end -}}
       {{- $annotations = merge $annotations (default dict $threshold.annotations) -}}
       {{- $expr := include "alert-receiver.condition" (dict "threshold" $threshold "value" $value) -}}
-      {{- if and (eq $level "hard") $threshold.hardRequiresSoft -}}
-        {{- $soft := printf `ALERTS{alertname="%sSoft",alertstate="firing"}` $threshold.name -}}
-        {{- $added := concat (list "alertname" "alertstate" "severity" "action_plugin") (keys (default dict $threshold.labels) | sortAlpha) -}}
+      {{- $added := concat (list "alertname" "alertstate" "severity" "action_plugin") (keys (default dict $threshold.labels) | sortAlpha) -}}
+      {{- $fires := dict -}}
+      {{- range $other := list "Soft" "Hard" -}}
+        {{- $alert := printf `ALERTS{alertname="%s%s",alertstate="firing"}` $threshold.name $other -}}
         {{- if $namespace -}}
-          {{- $added = append $added "origin_namespace" -}}
           {{- /* Where the metric has no namespace, ALERTS shows the template that the label is made from. */ -}}
-          {{- $soft = printf `label_replace(%s, "namespace", "$1", "origin_namespace", "(?:[{].*)?(.*)")` $soft -}}
+          {{- $alert = printf `label_replace(%s, "namespace", "$1", "origin_namespace", "(?:[{].*)?(.*)")` $alert -}}
         {{- end -}}
-        {{- $expr = printf "(%s) and ignoring (%s) %s" $expr (join ", " $added) $soft -}}
+        {{- $_ := set $fires $other (printf "ignoring (%s) %s" (join ", " (ternary (append $added "origin_namespace") $added (ne $namespace ""))) $alert) -}}
+      {{- end -}}
+      {{- if and (eq $level "hard") $threshold.hardRequiresSoft -}}
+        {{- $expr = printf "(%s) and %s" $expr $fires.Soft -}}
+      {{- end -}}
+      {{- if and (eq $level "hard") $threshold.hardUntilSoftEnds -}}
+        {{- $soft := fromJson (include "alert-receiver.level" (dict "root" $root "threshold" $threshold "level" "soft")) -}}
+        {{- $softly := include "alert-receiver.condition" (dict "threshold" $threshold "value" (toJson $soft.threshold)) -}}
+        {{- $expr = printf "(%s) or (%s) and %s" $expr $softly $fires.Hard -}}
       {{- end -}}
       {{- $rules = append $rules (dict "alert" (printf "%s%s" $threshold.name (title $level)) "expr" $expr "for" $one.for "labels" $labels "annotations" $annotations) -}}
     {{- end -}}

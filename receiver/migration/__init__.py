@@ -1,0 +1,1 @@
+"""From metric-reader, which this receiver replaces: its configuration, and what becomes of it."""

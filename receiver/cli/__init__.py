@@ -17,6 +17,7 @@ _COMMANDS = {
     "web": ("serving", "Accept notifications only."),
     "worker": ("serving", "Run actions only."),
     "check": ("inspecting", "Check the settings and plugins, and say what is open."),
+    "doctor": ("doctor", "Check an installation that runs, and those who should reach it."),
     "plugins": ("inspecting", "List the plugins, or show one."),
     "new-plugin": ("creating", "Write an action of one's own, its test and its packaging."),
     "send": ("sending", "Post a sample notification, or a file, to a receiver."),

@@ -10,7 +10,7 @@ from receiver.cli.options import settings_options
 from receiver.declarations import Setting, nearest
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
-from receiver.plugins import Plugin, rules_of, try_to_load
+from receiver.plugins import Actions, Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.web.binding import check_bind, who_may
 from receiver.web.workerside import check_metrics_bind
@@ -20,22 +20,7 @@ from receiver.web.workerside import check_metrics_bind
 @settings_options
 def check(settings: Settings) -> None:
     """Check the settings and plugins as a start would; exit 1 with every problem found."""
-    problems: list[str] = []
-    actions, broken = try_to_load(settings)
-    problems += broken
-    for look in (
-        lambda: check_bind(settings),
-        lambda: check_metrics_bind(settings),
-        lambda: tracing.check(settings),
-        lambda: rules_of(settings, actions),
-        lambda: check_url(settings.journal_url),
-    ):
-        try:
-            look()
-        except SettingsError as error:
-            problems += error.problems
-        except JournalUnusableError as error:
-            problems.append(str(error))
+    actions, problems = problems_of_start(settings)
     if problems:
         raise SettingsError(problems)
     metrics = "anyone who can connect" if settings.metrics_open else who_may(settings, "read")
@@ -51,6 +36,25 @@ def check(settings: Settings) -> None:
         f"ACTION_PLUGIN  {', '.join(settings.action_plugin) or 'not set: an alert names its own'}",
     ):
         click.echo(line)
+
+
+def problems_of_start(settings: Settings) -> tuple[Actions, list[str]]:
+    """Return the actions, and every problem for which a start would end."""
+    actions, problems = try_to_load(settings)
+    for look in (
+        lambda: check_bind(settings),
+        lambda: check_metrics_bind(settings),
+        lambda: tracing.check(settings),
+        lambda: rules_of(settings, actions),
+        lambda: check_url(settings.journal_url),
+    ):
+        try:
+            look()
+        except SettingsError as error:
+            problems += error.problems
+        except JournalUnusableError as error:
+            problems.append(str(error))
+    return actions, problems
 
 
 @click.command

@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 BIND ?= 127.0.0.1:8080
 PYTEST_FLAGS ?=
 
-.PHONY: run test check bench soak fuzz lock clean
+.PHONY: run demo test check bench soak fuzz lock clean
 
 run: $(VENV)/run.done
 	RECEIVER_DATA_DIR=$${RECEIVER_DATA_DIR:-receiver-data} exec $(BIN)/receiver serve --bind $(BIND)
+
+demo: $(VENV)/run.done
+	exec $(BIN)/receiver demo
 
 test: $(VENV)/test.done check
 	tests/install-tools

@@ -16,6 +16,7 @@ _COMMANDS = {
     "serve": ("serving", "Accept notifications and run actions: web and worker as one."),
     "web": ("serving", "Accept notifications only."),
     "worker": ("serving", "Run actions only."),
+    "demo": ("demo", "Show in a minute what a metric that climbs leads to."),
     "check": ("inspecting", "Check the settings and plugins, and say what is open."),
     "doctor": ("doctor", "Check an installation that runs, and those who should reach it."),
     "plugins": ("inspecting", "List the plugins, or show one."),

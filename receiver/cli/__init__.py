@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from receiver.cli.terminal import safe
+from receiver.declarations import nearest
 from receiver.errors import ReceiverError
 from receiver.settings import URL
 
@@ -55,6 +56,14 @@ class _Lazy(click.Group):
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments begin with; one that is misspelt is refused."""
+        if not ctx.resilient_parsing and args[0] not in _COMMANDS:
+            ctx.fail(f"there is no command {args[0]}{nearest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any of them."""
         del ctx
@@ -82,6 +91,9 @@ def main() -> NoReturn:
     """Run the command line; exit code 1 for what failed, 2 for wrong usage."""
     try:
         sys.exit(cli(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx:
             click.echo(error.ctx.get_usage(), err=True)

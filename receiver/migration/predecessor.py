@@ -25,7 +25,7 @@ _ALIASES = {
     "HARD_THRESHOLD_PLUGIN": "HARD_PLUGIN",
     "NO_METRIC_BEHAVIOR": "MISSING_VALUE_BEHAVIOR",
 }
-_NAMES = (
+NAMES = (
     "LOG_LEVEL", "METRIC_NAME", "LABEL_FILTERS", "PROMETHEUS_QUERY", "THRESHOLD_OPERATOR",
     "THRESHOLD", "ACTION_PLUGIN", "THRESHOLD_DURATION", "BACKOFF_DELAY", "POLLING_INTERVAL",
     "PROMETHEUS_ENDPOINT", "PLUGIN_DIR", "LEADER_ELECTION_ENABLED", "LEADER_ELECTION_LOCK_NAME",
@@ -95,7 +95,7 @@ class _Reader:
         self.from_tables: list[str] = []
         self.said = self._from_file(file)
         for name, text in environment.items():
-            known = name in _NAMES or name in _TABLES.values()
+            known = name in NAMES or name in _TABLES.values()
             if not known and re.match(r"(SOFT|HARD)_", name):
                 self._unknown(name, name)
             elif text:
@@ -118,7 +118,7 @@ class _Reader:
             for part, one in inside.items():
                 name = f"{key}_{part}".rstrip("_").upper()
                 where = f"[{key}] {part}" if part else key
-                if name not in _NAMES and name not in _TABLES.values():
+                if name not in NAMES and name not in _TABLES.values():
                     self._unknown(where, name)
                     continue
                 if isinstance(one, int | float) and name.endswith(
@@ -145,7 +145,7 @@ class _Reader:
 
     def _unknown(self, where: str, name: str) -> None:
         self.problems.append(
-            f"{where}: is not a setting of metric-reader{nearest(name, _NAMES)}; take it away"
+            f"{where}: is not a setting of metric-reader{nearest(name, NAMES)}; take it away"
         )
 
     def text(self, name: str) -> str:

@@ -210,6 +210,12 @@ def _notes(old: Predecessor, threshold: Threshold, own: list[str]) -> tuple[str,
         for name in own
     ]
     notes += [_LEFT_OUT.get(one) or _about_left_out(one) for one in old.left_out]
+    efs = old.plugin_settings.get("efs_emergency", {})
+    if {"EFS_FILE_SYSTEM_ID", "EFS_FILE_SYSTEM_PROMETHEUS_LABEL"} <= efs.keys():
+        notes.append(
+            "EFS_FILE_SYSTEM_ID: is used for an alert without that label only if "
+            "EFS_FALLBACK_TO_STATIC is true; otherwise its run fails"
+        )
     notes.append(
         "several replicas: instead of electing a leader they share a journal on PostgreSQL; with "
         "one replica SQLite does"

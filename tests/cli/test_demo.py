@@ -92,8 +92,9 @@ def test_terminal_shows_recorded_notifications_and_the_page_until_ctrl_c(tmp_pat
             90,
             "the address of the page",
         )
-        ready = requests.get(f"{said[1]}-/ready", timeout=10)
-        assert ready.status_code == 200
+        page = requests.get(said[1], timeout=10)
+        assert page.status_code == 200
+        assert "QueueTooLongHard" in page.text
         assert left_by(tmp_path)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

@@ -134,9 +134,18 @@ def test_each_setting_has_its_place(tmp_path: Path) -> None:
             "log_action: has one policy, so the longer",
         ),
         ({"LEADER_ELECTION_ENABLED": "true"}, "LEADER_ELECTION_ENABLED: not carried over"),
+        ({"LEADER_ELECTION_LOCK_NAMESPACE": "x"}, "LEADER_ELECTION_LOCK_NAMESPACE: not carried"),
         ({"PROMETHEUS_ENDPOINT": "http://x"}, "PROMETHEUS_ENDPOINT: not carried over"),
         ({"MISSING_VALUE_BEHAVIOR": "last_value"}, "MISSING_VALUE_BEHAVIOR last_value: for 1h"),
         ({"MISSING_VALUE_BEHAVIOR": "assume_breached"}, "assume_breached: acts after"),
+        (
+            {
+                "HARD_PLUGIN": "efs_emergency",
+                "EFS_FILE_SYSTEM_ID": "fs-0123456789abcdef0",
+                "EFS_FILE_SYSTEM_PROMETHEUS_LABEL": "fs",
+            },
+            "EFS_FILE_SYSTEM_ID: is used for an alert without that label only if",
+        ),
         ({}, "a series that vanishes is another alert"),
         ({"LEADER_ELECTION_ENABLED": "false"}, "several replicas: "),
     ],

@@ -13,6 +13,7 @@ label_filters = 'job="a",queue="orders"'
 threshold_operator = "less_than"
 missing_value_behavior = "last_value"
 log_level = "warn"
+leader_election_lock_namespace = "x"
 [soft]
 threshold = 80
 plugin = "log_action"

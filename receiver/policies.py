@@ -19,7 +19,7 @@ _LONGEST_TARGET = 250
 
 @dataclass(frozen=True)
 class Policy:
-    """How the runs of one action are carried out; the fields are the table of the README."""
+    """How the runs of one action are carried out; the fields are a table of docs/settings.md."""
 
     timeout: timedelta = setting(
         "timeout", "duration", "60s", "time for one attempt, as `context.deadline`"

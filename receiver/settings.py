@@ -1,7 +1,7 @@
 """The settings of the receiver: one table, read from flags, environment and `receiver.toml`.
 
-The fields of `Settings` are the table: it feeds `--help`, the README and the tests. The first of
-flag, environment, file and default decides. All problems are reported at once.
+The fields of `Settings` are the table: it feeds `--help`, docs/settings.md and the tests. The first
+of flag, environment, file and default decides. All problems are reported at once.
 """
 
 import re
@@ -231,7 +231,7 @@ class Settings:
 
 
 def table() -> dict[str, Setting]:
-    """Return field name -> setting, in the order of the README."""
+    """Return field name -> setting, in the order of docs/settings.md."""
     return declared(Settings)
 
 

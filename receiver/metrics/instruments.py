@@ -1,4 +1,4 @@
-"""The table of all metrics: it feeds `/metrics`, the README and the tests.
+"""The table of all metrics: it feeds `/metrics`, docs/metrics.md and the tests.
 
 Labels take only values that are known beforehand (actions that are loaded, outcomes, answers):
 nothing that an alert says can make a series.

@@ -274,6 +274,7 @@ IN_THE_WHEEL = (
     "receiver/samples/firing.json",
     "receiver/samples/group.json",
     "receiver/samples/resolved.json",
+    "receiver/samples/demo/notifications.json",
     "receiver/samples/new_plugin/plugin.py.txt",
     "receiver/web/static/page.js",
     "receiver/web/templates/now.html",

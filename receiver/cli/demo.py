@@ -174,7 +174,7 @@ def recording(now: datetime) -> list[tuple[float, bytes]]:
 
     Their times are moved as if it began `now`.
     """
-    file = files("receiver").joinpath("samples", "demo.json")
+    file = files("receiver").joinpath("samples", "demo", "notifications.json")
     recorded = json.loads(file.read_text(encoding="utf-8"))
     moved = now - datetime.fromisoformat(recorded["began"])
     found = []

@@ -123,7 +123,7 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: list[str]) ->
     assert "Traceback" not in done.err
 
 
-WITHOUT_SETTINGS = ("rule", "new-plugin")
+WITHOUT_SETTINGS = ("rule", "new-plugin", "migrate", "demo")
 WITH_SETTINGS = [
     name for name in cli.list_commands(click.Context(cli)) if name not in WITHOUT_SETTINGS
 ]

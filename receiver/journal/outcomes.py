@@ -137,6 +137,8 @@ def _end(
     policy = rules.policy(run.action)
     made = one.attempt - run.attempts_before
     step = after_attempt(one.end, made, policy, now, jitter())
+    if step.outcome == "succeeded" and run.dry_run:
+        step = Next("succeeded", "a dry run: the action only said what it would do")
     if step.outcome != "succeeded" and run.cancel_requested is not None:
         step = Next("cancelled", run.cancel_requested)
     resolved_after = rules.resolved_after(run.action)

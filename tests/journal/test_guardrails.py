@@ -716,6 +716,7 @@ def test_dry_run_is_claimed_and_recorded_as_one(
     finish(journal, by, run, said)
     kept = row(journal)
     assert (kept["dry_run"], kept["outcome"], kept["result"]) == (True, "succeeded", said.result)
+    assert kept["reason"] == "a dry run: the action only said what it would do"
 
 
 @pytest.mark.parametrize("asked", ["false", "", "yes", "1", "truely"])

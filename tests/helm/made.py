@@ -10,12 +10,12 @@ import yaml
 from charts import CHART
 from documents import ROOT
 
-from action_plugins import efs_emergency, file_action, http_plugin, log_action
+from action_plugins import efs_emergency, exec_plugin, file_action, http_plugin, log_action
 from receiver import settings as receiver_settings
 from receiver.declarations import Setting, declared
 from receiver.policies import Policy
 
-BUILT_INS = (efs_emergency, file_action, http_plugin, log_action)
+BUILT_INS = (efs_emergency, exec_plugin, file_action, http_plugin, log_action)
 # Where a file of the chart comes from.
 COPIES = {
     "files/rules.yml": ROOT / "receiver" / "monitoring" / "rules.yml",

@@ -103,8 +103,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown action": (
         threshold(action="log_actoin"),
-        'thresholds, A: there is no action "log_actoin"; known are efs_emergency, file_action, '
-        "http_plugin, log_action",
+        'thresholds, A: there is no action "log_actoin"; known are efs_emergency, '
+        "exec_plugin, file_action, http_plugin, log_action",
     ),
     "unknown action of a level": (
         threshold(soft={"threshold": 1, "action": "log_action, nope"}),

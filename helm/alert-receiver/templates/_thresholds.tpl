@@ -4,7 +4,7 @@ Alert rules from `thresholds`, as `receiver/rules.py` makes them: a test compare
 
 {{/* The actions that there are, as a JSON array. */}}
 {{- define "alert-receiver.presentActions" -}}
-{{- $known := concat (list "efs_emergency" "file_action" "http_plugin" "log_action") .Values.plugins.actions -}}
+{{- $known := concat (list "efs_emergency" "exec_plugin" "file_action" "http_plugin" "log_action") .Values.plugins.actions -}}
 {{- range $file, $_ := .Values.plugins.files -}}
   {{- $known = append $known (trimSuffix ".py" $file | replace "-" "_") -}}
 {{- end -}}

@@ -18,6 +18,7 @@ from receiver.errors import (
     TemporaryError,
 )
 from receiver.journal.due import ClaimedRun
+from receiver.journal.outcomes import Recorded
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
 from receiver.tracing import trace_id_of
@@ -143,6 +144,23 @@ class Attempt:
     def seconds(self) -> float:
         """Return how long the attempt has been under way."""
         return time.monotonic() - self.started
+
+
+def log_end(attempt: Attempt, recorded: Recorded) -> None:
+    """Log how an attempt ended, and what became of its run."""
+    step = recorded.next
+    fields: dict[str, object] = {
+        **attempt.fields,
+        "outcome": recorded.ended.end.outcome,
+        "seconds": round(attempt.seconds(), 3),
+        "error": recorded.ended.end.error,
+        "run_outcome": step.outcome if step else None,
+        "reason": step.reason if step else "the run had another owner by then",
+        "due_at": step.due_at.isoformat() if step and step.due_at else None,
+    }
+    level = logging.INFO if recorded.ended.end.outcome == "succeeded" else logging.WARNING
+    known = {name: value for name, value in fields.items() if value is not None}
+    _log.log(level, "attempt ended", extra=known)
 
 
 def describe_error(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from receiver.errors import JournalError
+from receiver.guardrails import Verdict
 from receiver.journal import claims, due, outcomes, reading, retention
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended, Recorded
@@ -26,7 +27,7 @@ from receiver.policies import AttemptEnd
 from receiver.settings import Settings
 from receiver.tracing import Tracing, trace_id_of
 from receiver.worker import isolation
-from receiver.worker.attempts import Attempt, describe_error
+from receiver.worker.attempts import Attempt, describe_error, log_end
 from receiver.worker.leases import Instance
 from receiver.worker.threads import Threads
 
@@ -235,7 +236,17 @@ class Worker:
                 self._rules,
             )  # fmt: skip
         self._note(recorded)
-        moved = dict(found.moved)
+        # Before anything else that may fail: what is claimed is this process's to attempt.
+        for run in found.claimed:
+            attempt = Attempt(run, self._rules.policy(run.action), self._actions)
+            self._running[run.id] = attempt
+            self._counts.started(run)
+            self._threads.start(partial(self._perform, attempt))
+        self._note_moved(dict(found.moved))
+        # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
+        return found.is_more
+
+    def _note_moved(self, moved: dict[int, Verdict]) -> None:
         for run_id, held in reading.briefs_of(self._journal, moved).items():
             verdict = moved[run_id]
             said = {"guardrail": verdict.guardrail, "reason": verdict.reason}
@@ -243,13 +254,6 @@ class Worker:
             self._counts.held_back(held["action"], verdict.guardrail, verdict.kind)
             if verdict.kind == "skip":
                 self._counts.run_ended(held["action"], "skipped")
-        for run in found.claimed:
-            attempt = Attempt(run, self._rules.policy(run.action), self._actions)
-            self._running[run.id] = attempt
-            self._counts.started(run)
-            self._threads.start(partial(self._perform, attempt))
-        # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
-        return found.is_more
 
     def _may_claim(self) -> bool:
         """Whether anything is due: a look that waits for nobody, before the write lock is taken."""
@@ -312,7 +316,7 @@ class Worker:
         self._unrecorded = []
         for outcome in recorded:
             attempt, end, step = attempts[outcome.ended.run_id], outcome.ended.end, outcome.next
-            _log_end(attempt, outcome)
+            log_end(attempt, outcome)
             if step is not None:  # Else the run had another owner, who counts it.
                 self._counts.attempt_ended(attempt.run.action, end.outcome, attempt.seconds())
                 if step.outcome is not None:
@@ -381,19 +385,3 @@ def _fields(run: reading.Row) -> dict[str, object]:
         "fingerprint": run["fingerprint"],
         **({"trace_id": trace_id} if (trace_id := trace_id_of(run["traceparent"])) else {}),
     }
-
-
-def _log_end(attempt: Attempt, recorded: Recorded) -> None:
-    step = recorded.next
-    fields: dict[str, object] = {
-        **attempt.fields,
-        "outcome": recorded.ended.end.outcome,
-        "seconds": round(attempt.seconds(), 3),
-        "error": recorded.ended.end.error,
-        "run_outcome": step.outcome if step else None,
-        "reason": step.reason if step else "the run had another owner by then",
-        "due_at": step.due_at.isoformat() if step and step.due_at else None,
-    }
-    level = logging.INFO if recorded.ended.end.outcome == "succeeded" else logging.WARNING
-    known = {name: value for name, value in fields.items() if value is not None}
-    _log.log(level, "attempt ended", extra=known)

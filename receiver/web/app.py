@@ -76,7 +76,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.url_map.merge_slashes = False  # It would redirect, and a redirect loses the alert.
-    app.extensions["journal_writer"] = writer
+    app.extensions |= {"journal_writer": writer, "journal_bell": bell}
     problems.register(app)
     count_answers(app, counts)
     access = Access(settings)

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from receiver.errors import JournalUnavailableError, ReceiverError
@@ -53,6 +54,14 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._journal: Journal | None = None
         self._tracing: Tracing | None = None
         super().__init__()
+
+    def run(self) -> None:
+        """Serve until told to stop; raise SystemExit with gunicorn's own code when it gives up."""
+        try:
+            super().run()
+        except HaltServer as error:
+            # It was told to stop at the moment when it gave up.
+            raise SystemExit(error.exit_status) from error
 
     def load_config(self) -> None:
         """Set what differs from gunicorn's defaults."""

@@ -47,6 +47,7 @@ def web(
     app = create_app(settings, load_actions(settings), journal)
     yield Web(app.test_client(), journal, map(str, itertools.count()))
     app.extensions["journal_writer"].close()
+    app.extensions["journal_bell"].close()
     journal.close()
 
 

@@ -27,3 +27,4 @@ def make_app(open_journal: Callable[..., Journal], tmp_path: Path) -> Iterator[M
     yield make
     for one in made:
         one.extensions["journal_writer"].close()
+        one.extensions["journal_bell"].close()

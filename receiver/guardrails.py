@@ -74,8 +74,7 @@ def decide(
 ) -> Verdict:
     """Return whether a due run may start now, and if not, by which rule."""
     if asking.needs_approval:
-        reason = f"waits for approval, {text(policy.approval_timeout)} at most"
-        return Verdict("ask", "approval", reason, now + policy.approval_timeout)
+        return ask(policy, now)
     waits = _wait(policy, limits, history)
     if waits is not None:
         return waits
@@ -88,6 +87,12 @@ def decide(
         reason = "the breaker is half open: one run at a time shows whether the action works again"
         return Verdict("wait", "breaker", reason)
     return Verdict("run")
+
+
+def ask(policy: Policy, now: datetime) -> Verdict:
+    """Return that a run waits for a person, and until when."""
+    reason = f"waits for approval, {text(policy.approval_timeout)} at most"
+    return Verdict("ask", "approval", reason, now + policy.approval_timeout)
 
 
 def needs_approval(

@@ -138,12 +138,8 @@ class Operations:
             return f"waits for a person's approval; then: {said}"
         return said
 
-    def why_waiting(self, run: dict[str, Any]) -> str:
-        """Return in words why a run does not run now, or how it ended."""
-        return self.why_each_waits([run])[0]
-
     def why_each_waits(self, runs: Sequence[dict[str, Any]]) -> list[str]:
-        """Return `why_waiting` of each run, all in one look."""
+        """Return in words why each run does not run now, or how it ended; all in one look."""
         if not any(run["state"] in ("queued", "running") for run in runs):
             return [str(run["reason"]) for run in runs]
         with self._journal.reading() as connection:

@@ -108,7 +108,8 @@ class Site:
                 self.finish(run, end)
 
     def why(self, run_id: int) -> str:
-        return self.operations.why_waiting(reading.find_run(self.journal, run_id))
+        (why,) = self.operations.why_each_waits([reading.find_run(self.journal, run_id)])
+        return why
 
     @contextmanager
     def worker(self, elsewhere: Elsewhere, *actions: str, role: str = "worker") -> Iterator[None]:
@@ -572,7 +573,7 @@ def test_explain_stores_nothing(any_site: Site) -> None:
     of_known = [alert("f1", starts_at=T0 + MINUTE), alert("f1", "resolved"), alert("f3")]
     site.explain(*of_known, alert("f2", labels={ACTION: "nope"}), action="")
     for one in reading.list_runs(site.journal):
-        site.operations.why_waiting(one)
+        site.operations.why_each_waits([one])
 
     assert site.everything() == before
 

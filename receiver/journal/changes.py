@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from receiver import guardrails
 from receiver.alertmanager import Alert
 from receiver.episodes import (
     WAITING,
@@ -18,7 +19,7 @@ from receiver.episodes import (
     Postpone,
     PutBack,
 )
-from receiver.guardrails import text
+from receiver.guardrails import Verdict
 from receiver.journal.dialects import Key
 from receiver.journal.journal import Journal
 from receiver.journal.tables import AT_ONCE, runs
@@ -82,15 +83,16 @@ def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool
     return connection.execute(query).first() is not None
 
 
+def awaiting_approval(asked: Verdict) -> dict[str, object]:
+    """Return the columns of a run that waits for a person."""
+    return {"state": "awaiting_approval", "approval": "required", "expires_at": asked.until}
+
+
 def first_state(policy: Policy, is_dry_run: bool, reason: str, now: datetime) -> dict[str, object]:
     """Return the state columns of a new run: queued, or waiting for a person's approval."""
     if policy.approval == "required" and not is_dry_run:
-        return {
-            "state": "awaiting_approval",
-            "reason": f"waits for approval, {text(policy.approval_timeout)} at most",
-            "approval": "required",
-            "expires_at": now + policy.approval_timeout,
-        }
+        asked = guardrails.ask(policy, now)
+        return {"reason": asked.reason, **awaiting_approval(asked)}
     return {"state": "queued", "reason": reason, "approval": None, "expires_at": None}
 
 

@@ -67,7 +67,7 @@ def claim_in(
     now = journal.now(connection)
     if slots <= 0:
         return Claims([], [])
-    due = Due(journal, connection, rules, slots)
+    due = Due(journal, connection, rules, now, slots)
     past = Past(connection, rules, now)
     claimed: list[ClaimedRun] = []
     moved: list[tuple[int, Verdict]] = []
@@ -108,11 +108,7 @@ def _move(
     """Write that a run is delayed, skipped or not approved, and why; a skipped one escalates."""
     values: dict[str, Any] = {"reason": verdict.reason, "held_by": verdict.guardrail}
     if verdict.kind == "ask":
-        values |= {
-            "state": "awaiting_approval",
-            "approval": "required",
-            "expires_at": verdict.until,
-        }
+        values |= changes.awaiting_approval(verdict)
     elif verdict.kind == "delay":
         values |= {"due_at": verdict.until, "held_since": run.held_since or now}
     else:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from receiver.alertmanager import Alert
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
-from receiver.journal.tables import AT_ONCE, Instant, holds, runs
+from receiver.journal.tables import AT_ONCE, Instant, holds, lasts, runs
 from receiver.journal.tables import episodes as episode_rows
 from receiver.policies import Rules, idempotency_key
 
@@ -84,13 +84,15 @@ class Due:
     of the one are not to hide the first of the other; in turn they stand together.
     """
 
-    def __init__(self, journal: Journal, connection: Connection, rules: Rules, most: int) -> None:
+    def __init__(
+        self, journal: Journal, connection: Connection, rules: Rules, now: datetime, most: int
+    ) -> None:
         """Look for runs; of each action at most so many at once, and so many that waited."""
         self._journal = journal
         self._connection = connection
         self._rules = rules
         self._most = most
-        self._now = journal.now(connection)
+        self._now = now
         self._timed = set(connection.execute(_ACTIONS_TIMED, {"now": self._now}).scalars())
         self.is_cut = False
 
@@ -142,8 +144,9 @@ def judge_anew(
     )
     # What somebody else has in hand is being decided anew already.
     free = journal.dialect.for_update(query, skip_locked=True)
-    for run_id in connection.execute(free).scalars().all():
-        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(due_at=AT_ONCE))
+    if rows := [{"run_id": run_id} for run_id in connection.execute(free).scalars()]:
+        of_id = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"))
+        connection.execute(of_id.values(due_at=AT_ONCE), rows)
 
 
 def _due_query() -> sa.Select[Any]:
@@ -173,7 +176,7 @@ def _due_query() -> sa.Select[Any]:
             ~sa.exists().where(
                 holds.c.kind == "pause",
                 holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
-                holds.c.until.is_(None) | (holds.c.until > sa.bindparam("now")),
+                lasts(sa.bindparam("now")),
             ),
         )
         .order_by(runs.c.due_at, runs.c.id)

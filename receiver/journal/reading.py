@@ -11,7 +11,16 @@ import sqlalchemy as sa
 from receiver.alertmanager import storable
 from receiver.errors import CursorError, NotFoundError
 from receiver.journal.journal import Journal
-from receiver.journal.tables import attempts, audit, episodes, holds, rejected, runs
+from receiver.journal.tables import (
+    attempts,
+    audit,
+    episodes,
+    holds,
+    is_key,
+    lasts,
+    rejected,
+    runs,
+)
 
 Row = dict[str, Any]
 _CURSOR = re.compile(r"\d{1,18}(\.\d{1,18})*", re.ASCII)
@@ -118,8 +127,7 @@ def briefs_of(journal: Journal, run_ids: Iterable[int]) -> dict[int, Row]:
 
 def find_run(journal: Journal, run_id: int) -> Row:
     """Return one run; raise OperationError when there is none."""
-    # No database has a number as high, nor can look for one.
-    found = list_runs(journal, id=run_id) if 0 < run_id < 2**63 else []
+    found = list_runs(journal, id=run_id) if is_key(run_id) else []
     if not found:
         raise NotFoundError(f"there is no run {run_id}; see `receiver runs`")
     return found[0]
@@ -134,15 +142,15 @@ def audit_of(journal: Journal, run_id: int | None = None, limit: int = 100) -> l
 def list_holds(journal: Journal) -> list[Row]:
     """Return the pauses and the breakers that abandoned attempts opened, as far as they last."""
     with journal.reading() as connection:
-        lasting = holds.c.until.is_(None) | (holds.c.until > journal.now(connection))
-        query = sa.select(holds).where(lasting).order_by(holds.c.action, holds.c.kind)
+        query = sa.select(holds).where(lasts(journal.now(connection)))
+        query = query.order_by(holds.c.action, holds.c.kind)
         return [dict(found) for found in connection.execute(query).mappings()]
 
 
 def find_rejected(journal: Journal, rejected_id: int) -> Row:
     """Return one rejected alert; raise NotFoundError when there is none."""
     query = sa.select(rejected).where(rejected.c.id == rejected_id)
-    found = _rows(journal, query) if 0 < rejected_id < 2**63 else []
+    found = _rows(journal, query) if is_key(rejected_id) else []
     if not found:
         raise NotFoundError(f"there is no rejected alert {rejected_id}; see `receiver rejected`")
     return found[0]

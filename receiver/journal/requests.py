@@ -15,7 +15,7 @@ from receiver.journal import changes
 from receiver.journal.due import judge_anew
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
-from receiver.journal.tables import AT_ONCE, audit, holds, runs
+from receiver.journal.tables import AT_ONCE, audit, holds, is_key, lasts, runs
 
 _RETRIED = ("failed", "unknown", "cancelled", "skipped")
 
@@ -151,8 +151,7 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
     name = action or ALL_ACTIONS
     with journal.writing() as connection:
         now = journal.now(connection)
-        lasting = holds.c.until.is_(None) | (holds.c.until > now)
-        held = set(connection.execute(sa.select(holds.c.action).where(lasting)).scalars())
+        held = set(connection.execute(sa.select(holds.c.action).where(lasts(now))).scalars())
         if name not in held:
             what = f"{action} is not paused" if action else "not all actions are paused"
             others = ", ".join("all actions" if one == ALL_ACTIONS else one for one in sorted(held))
@@ -207,9 +206,8 @@ def note(journal: Journal, person: Person, operation: str, detail: str) -> None:
 
 def _run(journal: Journal, connection: Connection, run_id: int) -> Any:
     query = sa.select(runs).where(runs.c.id == run_id)
-    # No database has a number as high, nor can look for one.
-    is_number = 0 < run_id < 2**63
-    found = connection.execute(journal.dialect.for_update(query)).first() if is_number else None
+    locked = journal.dialect.for_update(query)
+    found = connection.execute(locked).first() if is_key(run_id) else None
     if found is None:
         raise NotFoundError(f"there is no run {run_id}; see `receiver runs`")
     return found

@@ -5,8 +5,10 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Index,
     Integer,
@@ -245,6 +247,17 @@ holds = Table(
     Column("until", Instant),
     Column("reason", Text, nullable=False),
 )
+
+
+def lasts(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
+    """Return the condition that a hold has not ended by itself."""
+    return holds.c.until.is_(None) | (holds.c.until > now)
+
+
+def is_key(number: int) -> bool:
+    """Whether a row can have this number: no database has others, nor can look for them."""
+    return 0 < number < 2**63
+
 
 # What people asked for: who, when, from where.
 audit = Table(

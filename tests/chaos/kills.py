@@ -383,33 +383,43 @@ def main() -> int:
     )
     parser.add_argument("--directory", type=Path, help="for journal and logs (default: removed)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _end)  # So that what was started is ended, too.
+    signal.signal(signal.SIGTERM, end)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="kills-"))
     directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     signals = _SIGNALS[options.signal]
-    evidence = run_campaign(directory, options.kills, options.seed, signals, _say)
+    evidence = run_campaign(directory, options.kills, options.seed, signals, say)
+    seconds = round(time.monotonic() - began)
+    what = (
+        f"{len(evidence.kills)} kills, seed {options.seed}, "
+        f"{len(evidence.accepted)} notifications accepted, {len(evidence.runs)} runs, {seconds} s"
+    )
+    return conclude(evidence, what, directory, is_kept=options.directory is not None)
+
+
+def conclude(evidence: Evidence, what: str, directory: Path, is_kept: bool) -> int:
+    """Say what a campaign came to; return the exit code, 1 when a promise was broken."""
     broken = violations(evidence)
     for one in broken[:50]:
-        _say(f"VIOLATED: {one}")
-    seconds = round(time.monotonic() - began)
-    _say(
-        f"{'FAILED' if broken else 'passed'}: {len(evidence.kills)} kills, seed {options.seed}, "
-        f"{len(evidence.accepted)} notifications accepted, {len(evidence.runs)} runs, "
-        f"{evidence.interrupted()} attempts interrupted, {len(broken)} violations, {seconds} s"
+        say(f"VIOLATED: {one}")
+    say(
+        f"{'FAILED' if broken else 'passed'}: {what}, {evidence.interrupted()} attempts "
+        f"interrupted, {len(broken)} violations"
     )
     if broken:
-        _say(f"journal and log are in {directory}")
-    elif options.directory is None:
+        say(f"journal and logs are in {directory}")
+    elif not is_kept:
         shutil.rmtree(directory)
     return 1 if broken else 0
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print at once: somebody may be watching."""
     print(text, flush=True)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def end(signum: int, frame: FrameType | None) -> None:
+    """End by an exception, as a signal handler: what was started is then ended, too."""
     del signum, frame
     sys.exit(1)
 

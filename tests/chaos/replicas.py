@@ -9,7 +9,6 @@ lost, and attempts again only where the first was interrupted.
 
 import argparse
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -18,7 +17,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -27,7 +25,7 @@ from psycopg.rows import dict_row
 
 sys.path.append(str(Path(__file__).parent.parent / "support"))
 
-from kills import Evidence, Kill, violations
+from kills import Evidence, Kill, conclude, end, say
 from notifications import alert, notification
 from processes import children_of, descendants_of, send
 from receivers import Receiver
@@ -228,37 +226,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="decides whom and when (default: 1)")
     parser.add_argument("--directory", type=Path, help="for data and logs (default: removed)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _end)  # So that what was started is ended, too.
+    signal.signal(signal.SIGTERM, end)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="replicas-"))
     directory.mkdir(parents=True, exist_ok=True)
-    campaign = Campaign(directory, options.seed, _say)
+    campaign = Campaign(directory, options.seed, say)
     try:
         evidence = campaign.run(options.seconds)
     finally:
         campaign.close()
-    broken = violations(evidence)
-    for one in broken[:50]:
-        _say(f"VIOLATED: {one}")
     frozen = sum(kill.signal == signal.SIGSTOP for kill in evidence.kills)
-    _say(
-        f"{'FAILED' if broken else 'passed'}: {len(evidence.kills) - frozen} kills, {frozen} "
-        f"freezes, seed {options.seed}, {len(evidence.accepted)} episodes, {len(evidence.runs)} "
-        f"runs, {evidence.interrupted()} attempts interrupted, {len(broken)} violations"
+    what = (
+        f"{len(evidence.kills) - frozen} kills, {frozen} freezes, seed {options.seed}, "
+        f"{len(evidence.accepted)} episodes, {len(evidence.runs)} runs"
     )
-    if broken:
-        _say(f"logs are in {directory}")
-    elif options.directory is None:
-        shutil.rmtree(directory)
-    return 1 if broken else 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    sys.exit(1)
+    return conclude(evidence, what, directory, is_kept=options.directory is not None)
 
 
 if __name__ == "__main__":

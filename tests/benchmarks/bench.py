@@ -19,7 +19,7 @@ import breakdown
 import results
 import rows
 from contenders import CONTENDERS, Contender
-from load import BenchError, Load, body_template, find_wrk
+from load import BenchError, Load, body_template, find_program
 from results import Round
 
 _RESULTS = Path(__file__).parent.parent.parent / "bench-results"
@@ -31,7 +31,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
-        find_wrk()
+        for program in ("wrk", *(["webhook"] if "hook" in options.rows else [])):
+            find_program(program)
         with _directory(options.directory) as directory:
             _run(options, directory)
     except BenchError as error:

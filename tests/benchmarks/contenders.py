@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from load import BenchError
 
@@ -96,6 +97,15 @@ class Contender(ABC):
                 return connection.getresponse().status == 200
             except OSError:
                 return False
+
+    def post(self, body: bytes) -> float:
+        """Send it one notification; return the seconds until the answer, which must be 200."""
+        began = time.perf_counter()
+        with closing(http.client.HTTPConnection(self.address, timeout=60)) as connection:
+            connection.request("POST", urlsplit(self.url).path, body, self.headers)
+            if connection.getresponse().status != 200:
+                raise BenchError(f"{self.name} refuses a notification")
+        return time.perf_counter() - began
 
     def cpu_seconds(self) -> float:
         """Return the processor time that its processes have used so far."""
@@ -228,8 +238,8 @@ class ReceiverWithRuns(Receiver):
 
     def finished_per_second(self) -> float:
         """Return how fast runs finished, between the first and the last that did."""
-        query = "SELECT count(*) * 1000000 / (max(finished_at) - min(finished_at) + 1) FROM runs"
-        return float(self._count(query))
+        span = "(max(finished_at) - min(finished_at) + 1)"
+        return float(self._count(f"SELECT count(finished_at) * 1000000 / {span} FROM runs"))
 
     def signal_worker(self, number: signal.Signals) -> None:
         """Halt its worker, or let it go on."""
@@ -252,6 +262,22 @@ class Sleepers(ReceiverWithRuns):
             "RECEIVER_ACTION_SLEEPER_TIMEOUT": "2h",
             "RECEIVER_GRACE_PERIOD": "1s",
         }
+
+
+class OneByOne(ReceiverWithRuns):
+    """`receiver web`, and no worker: what it has queued is worked off with a commit per step."""
+
+    name = "one-by-one"
+    role = "web"
+
+    def work_off(self, runs: int) -> None:
+        """Carry out so many queued runs by `one_by_one.py`, a process of its own, to its end."""
+        ended = subprocess.run(
+            [sys.executable, _HERE / "one_by_one.py", str(runs)],
+            env=self.environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if ended.returncode != 0:
+            raise BenchError(f"{self.name} failed: {ended.stderr[-2000:]}")
 
 
 CONTENDERS: tuple[type[Contender], ...] = (Bare, Json, Receiver, ReceiverWithRuns)

@@ -37,11 +37,11 @@ class Answers:
     p99_ms: float
 
 
-def find_wrk() -> str:
-    """Return where wrk is; raise BenchError with the package to install when it is missing."""
-    found = shutil.which("wrk")
+def find_program(name: str) -> str:
+    """Return where it is; raise BenchError with the package to install, named as it is."""
+    found = shutil.which(name)
     if found is None:
-        raise BenchError("wrk is missing; install it, on Debian with: apt-get install wrk")
+        raise BenchError(f"{name} is missing; install it, on Debian with: apt-get install {name}")
     return found
 
 
@@ -64,6 +64,12 @@ def body_template(alerts: int = 1) -> str:
     return text
 
 
+def notification(alerts: int, number: int) -> bytes:
+    """Return one with so many alerts, unlike that of any other number."""
+    body = body_template(alerts).replace(_UNIQUE, f"{number:012x}")
+    return body.replace(_STARTS_AT, "2026-01-02T03:04:05Z").encode()
+
+
 class Load:
     """Sends notifications made from one template; no two that any ever sends are the same."""
 
@@ -71,7 +77,7 @@ class Load:
 
     def __init__(self, template: Path, connections: int) -> None:
         """Use the template in a file, over so many connections at a time."""
-        self._wrk = find_wrk()
+        self._wrk = find_program("wrk")
         self._template = template
         self.connections = connections
         self._last = ("", "")

@@ -3,7 +3,6 @@
 A new one is a function that yields figures, and a line in `ROWS`.
 """
 
-import http.client
 import itertools
 import signal
 import sqlite3
@@ -15,9 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import programs
 import shared_journal
-from contenders import Bare, Contender, Json, Receiver, ReceiverWithRuns, Sleepers, wait_until
-from load import Answers, BenchError, Load, body_template
+from contenders import (
+    Bare,
+    Contender,
+    Json,
+    OneByOne,
+    Receiver,
+    ReceiverWithRuns,
+    Sleepers,
+    wait_until,
+)
+from load import Answers, BenchError, Load, body_template, notification
 from results import Figure, figure_of
 
 _LARGE = 1_000
@@ -107,22 +116,12 @@ def largest_notification(stand: Stand) -> Iterator[Figure]:
     found = []
     with stand.running(Json, Receiver) as (limit, one):
         for number in range(stand.rounds):
-            body = body_template(10_000).replace("\1", f"{number:012x}")
-            body = body.replace("\2", "2026-01-02T03:04:05Z")
-            seconds = [_post(each, body.encode()) for each in (limit, one)]
+            body = notification(10_000, number)
+            seconds = [each.post(body) for each in (limit, one)]
             found.append(seconds[1] / seconds[0])
         peak = one.peak_bytes() / 1e6
     yield figure_of("10,000-alert notification, time / json", "≤ 2.5", found)
     yield figure_of("10,000-alert notification, peak MB", "≤ 200", [peak])
-
-
-def _post(contender: Contender, body: bytes) -> float:
-    began = time.perf_counter()
-    with closing(http.client.HTTPConnection(contender.address, timeout=60)) as connection:
-        connection.request("POST", "/webhook", body, contender.headers)
-        if connection.getresponse().status != 200:
-            raise BenchError(f"{contender.name} refuses a large notification")
-    return time.perf_counter() - began
 
 
 def sent_again(stand: Stand) -> Iterator[Figure]:
@@ -138,19 +137,27 @@ def sent_again(stand: Stand) -> Iterator[Figure]:
 
 def runs_of_nothing(stand: Stand) -> Iterator[Figure]:
     """How fast a worker gets through runs that do nothing: claim, attempt, outcome, durable."""
-    found = []
-    size = min(stand.queued, _LARGE)
+    found, over_single = [], []
     for _ in range(stand.rounds):
         with stand.running(ReceiverWithRuns) as (one,):
             one.settle()  # It must not hold a lock when it is halted.
             one.signal_worker(signal.SIGSTOP)
-            for number in range(stand.queued // size):
-                body = body_template(size).replace("\1", f"{number:012x}")
-                _post(one, body.replace("\2", "2026-01-02T03:04:05Z").encode())
+            _queue(stand, one)
             one.signal_worker(signal.SIGCONT)
             wait_until(lambda: not one.waiting(), _FINISHED_SECONDS, "the runs do not end")
             found.append(one.finished_per_second())
+        with stand.running(OneByOne) as (single,):
+            _queue(stand, single)
+            single.work_off(min(stand.queued, _LARGE))
+            over_single.append(found[-1] / single.finished_per_second())
     yield figure_of(f"no-op runs/s, {stand.queued:,} queued", "≥ 1500", found)
+    yield figure_of("no-op runs/s / with a commit per step", "≥ 5", over_single)
+
+
+def _queue(stand: Stand, one: Contender) -> None:
+    size = min(stand.queued, _LARGE)
+    for number in range(stand.queued // size):
+        one.post(notification(size, number))
 
 
 def full_journal(stand: Stand) -> Iterator[Figure]:
@@ -184,8 +191,7 @@ def _fill(journal: Path, runs: int) -> None:
 def beside_actions(stand: Stand) -> Iterator[Figure]:
     """Accepting while eight actions run, and sleep."""
     with stand.running(Receiver, Sleepers) as (idle, busy):
-        body = body_template(8).replace("\1", "f" * 12).replace("\2", "2026-01-02T03:04:05Z")
-        _post(busy, body.encode())
+        busy.post(notification(8, 0))
         wait_until(lambda: busy.running() == 8, 30, "eight actions do not run")
         busy.url = busy.url.replace("/webhook", "/webhook/log_action")
         busy.settle = lambda: None
@@ -222,6 +228,8 @@ ROWS: dict[str, Callable[[Stand], Iterator[Figure]]] = {
     "at-rest": at_rest,
     "replicas": shared_journal.two_replicas,
     "grown": shared_journal.grown,
+    "hook": programs.hook,
+    "exec": programs.alerts_that_run_programs,
 }
 
 

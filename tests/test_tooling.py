@@ -167,6 +167,7 @@ TOOLS = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "faketime": "faketime",
     "wrk": "wrk",
+    "webhook": "webhook",
     "npm": "npm",
     "pgbouncer": "pgbouncer",
     "tini": "tini",

@@ -1,8 +1,9 @@
-"""A stand-in for servers like alertmanager-command-responder: the least that runs programs.
+"""A stand-in for alertmanager-command-responder: the design without the journal.
 
 For every alert of a notification it starts the program, with the alert's labels as variables, and
-waits for it in a thread. It checks nothing, stores nothing, keeps no output, and forgets all when
-it ends. `python command_responder.py HOST:PORT PROGRAM AT_ONCE`
+waits for it in a thread. It checks nothing, stores nothing, and forgets all when it ends.
+`python command_responder.py HOST:PORT PROGRAM AT_ONCE bare|minded`: minded, it also keeps what the
+program writes and ends it at a deadline, as the original does.
 """
 
 import json
@@ -13,14 +14,18 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MINDED: dict[str, Any] = {"capture_output": True, "timeout": 60}
 
 
 class Programs:
     """Runs the program, so many at a time."""
 
-    def __init__(self, program: str, at_once: int) -> None:
+    def __init__(self, program: str, at_once: int, is_minded: bool) -> None:
         """Run nothing yet."""
         self._program = program
+        self._how = MINDED if is_minded else {}
         self._threads = ThreadPoolExecutor(at_once)
         self._lock = threading.Lock()
         self._succeeded, self._last_at = 0, 0.0
@@ -31,7 +36,7 @@ class Programs:
 
     def _run(self, labels: Mapping[str, str]) -> None:
         variables = {f"LABEL_{name}": text for name, text in labels.items()}
-        subprocess.run([self._program], env=variables, check=True)
+        subprocess.run([self._program], env=variables, check=True, **self._how)
         with self._lock:
             self._succeeded, self._last_at = self._succeeded + 1, time.time()
 
@@ -65,11 +70,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Log no requests."""
 
 
 if __name__ == "__main__":
-    host, _, port = sys.argv[1].rpartition(":")
-    Handler.programs = Programs(sys.argv[2], int(sys.argv[3]))
+    address, program, at_once, how = sys.argv[1:]
+    host, _, port = address.rpartition(":")
+    Handler.programs = Programs(program, int(at_once), how == "minded")
     ThreadingHTTPServer((host, int(port)), Handler).serve_forever()

@@ -112,13 +112,13 @@ def hook(stand: "Stand") -> Iterator[Figure]:
     yield figure_of("POST until the action starts / webhook", "\u2264 2.5", found)
 
 
-def _median_until_started(one: Webhook | Noter, number: int) -> float:
+def _median_until_started(one: Webhook | Noter, turn: int) -> float:
     """Return the median nanoseconds of hooks, one after the other on one connection."""
     one.settle()
     found = []
     with closing(http.client.HTTPConnection(one.address, timeout=60)) as connection:
-        for hook in range(number * _HOOKS, (number + 1) * _HOOKS):
-            body = notification(1, hook)
+        for number in range(turn * _HOOKS, (turn + 1) * _HOOKS):
+            body = notification(1, number)
             sent = time.time_ns()
             connection.request("POST", urlsplit(one.url).path, body, one.headers)
             answer = connection.getresponse()
@@ -149,15 +149,16 @@ class Programs(ReceiverWithRuns):
         return self._count(f"SELECT count(*) {succeeded}"), last / 1e6
 
 
-class CommandResponder(Contender):
-    """The least that does the same, in Python as well: see `command_responder.py`."""
+class BareProcesses(Contender):
+    """The least that runs programs, in Python as well: see `command_responder.py`."""
 
-    name = "command-responder"
+    name = "bare-processes"
+    how = "bare"
 
     def command(self) -> list[str]:
         """Return the stand-in's."""
         file = str(_HERE / "command_responder.py")
-        return [sys.executable, file, self.address, _PROGRAM, str(_AT_ONCE)]
+        return [sys.executable, file, self.address, _PROGRAM, str(_AT_ONCE), self.how]
 
     def finished(self) -> tuple[int, float]:
         """Return how many programs have succeeded, and when the last of them did."""
@@ -167,18 +168,27 @@ class CommandResponder(Contender):
         return number, at
 
 
+class CommandResponder(BareProcesses):
+    """The same, and it minds each program's output and deadline."""
+
+    name = "command-responder"
+    how = "minded"
+
+
 def alerts_that_run_programs(stand: "Stand") -> Iterator[Figure]:
-    """Alerts of one notification that each run a program, beside starting the bare process."""
-    alerts, found = min(stand.queued, _ALERTS), []
-    with stand.running(CommandResponder, Programs) as pair:
+    """Alerts of one notification that each run a program, beside servers that store nothing."""
+    alerts, over_bare, over_minded = min(stand.queued, _ALERTS), [], []
+    with stand.running(BareProcesses, CommandResponder, Programs) as contenders:
         for number in range(1 - stand.warm_ups, stand.rounds + 1):
-            limit, one = (_programs_per_second(each, alerts, number) for each in pair)
+            bare, minded, one = (_per_second(each, alerts, number) for each in contenders)
             if number > 0:
-                found.append(one / limit)
-    yield figure_of(f"programs/s of {alerts:,} alerts / a bare process each", "\u2265 1", found)
+                over_bare.append(one / bare)
+                over_minded.append(one / minded)
+    yield figure_of(f"{alerts:,} programs/s / bare processes", "\u2265 1", over_bare)
+    yield figure_of(f"{alerts:,} programs/s / command-responder", "\u2265 1", over_minded)
 
 
-def _programs_per_second(one: CommandResponder | Programs, alerts: int, number: int) -> float:
+def _per_second(one: BareProcesses | Programs, alerts: int, number: int) -> float:
     one.settle()
     wanted = one.finished()[0] + alerts
     began = time.time()

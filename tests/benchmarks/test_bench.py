@@ -46,8 +46,8 @@ class _Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
     """One short run of the whole benchmark."""
-    if shutil.which("wrk") is None:
-        reason = "wrk not found; apt-get install wrk"
+    if missing := " ".join(one for one in ("wrk", "webhook") if shutil.which(one) is None):
+        reason = f"{missing} not found; apt-get install {missing}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -117,7 +117,7 @@ def test_ratios_are_printed_as_finite_positive_numbers(run: _Run, contender: str
 
 def test_every_further_question_is_answered_with_a_finite_positive_figure(run: _Run) -> None:
     answers = run.result["rows"]
-    assert len(answers) == 15
+    assert len(answers) == 19
     for answer in answers:
         assert all(math.isfinite(one) and one > 0 for one in answer["ratio"].values())
         assert f"\n{answer['what']} " in run.printed
@@ -129,6 +129,32 @@ def test_runs_that_a_worker_found_waiting_all_succeeded(run: _Run) -> None:
         with closing(sqlite3.connect(file)) as journal:
             ends += journal.execute("SELECT outcome, count(*) FROM runs GROUP BY 1").fetchall()
     assert ends == [("succeeded", 50)]
+
+
+def test_runs_of_one_by_one_each_have_commits_of_their_own(run: _Run) -> None:
+    (file,) = run.directory.glob("rows/*/one-by-one/data/journal.db")
+    with closing(sqlite3.connect(file)) as journal:
+        ends = journal.execute(
+            "SELECT runs.outcome, attempts.owner, attempts.started_at, attempts.finished_at "
+            "FROM runs JOIN attempts ON run_id = runs.id ORDER BY attempts.started_at"
+        ).fetchall()
+    assert [end[:2] for end in ends] == [("succeeded", "one-by-one")] * 50
+    instants = [instant for end in ends for instant in end[2:]]
+    assert instants == sorted(set(instants))
+
+
+def test_every_hook_runs_the_action_once(run: _Run) -> None:
+    (file,) = run.directory.glob("rows/*/receiver+noter/data/journal.db")
+    with closing(sqlite3.connect(file)) as journal:
+        ends = journal.execute("SELECT outcome, attempts, count(*) FROM runs GROUP BY 1, 2")
+        assert ends.fetchall() == [("succeeded", 1, 50)]
+
+
+def test_programs_of_exec_plugin_have_run(run: _Run) -> None:
+    (file,) = run.directory.glob("rows/*/receiver+programs/data/journal.db")
+    with closing(sqlite3.connect(file)) as journal:
+        ends = journal.execute("SELECT action, result, count(*) FROM runs GROUP BY 1, 2")
+        assert ends.fetchall() == [("exec_plugin", '{"status": 0, "output": ""}', 50)]
 
 
 def test_notifications_sent_again_are_duplicates(run: _Run) -> None:

@@ -174,14 +174,20 @@ def test_the_breakdown_times_every_stage(run: _Run) -> None:
         assert f"\n{stage['stage']} " in run.printed
 
 
-def test_bench_without_wrk_names_the_package(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["wrk", "webhook"])
+def test_bench_names_the_package_of_a_missing_program(tmp_path: Path, missing: str) -> None:
+    programs, directory = tmp_path / "programs", tmp_path / "bench"
+    programs.mkdir()
+    for other in {"wrk", "webhook"} - {missing}:
+        (programs / other).write_text("#!/bin/sh\n")
+        (programs / other).chmod(0o755)
     ended = subprocess.run(
-        [sys.executable, _BENCH, f"--directory={tmp_path}"],
-        env={"PATH": str(tmp_path)},
+        [sys.executable, _BENCH, f"--directory={directory}"],
+        env={"PATH": str(programs)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 1
-    assert "apt-get install wrk" in ended.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert f"apt-get install {missing}\n" in ended.stderr
+    assert not directory.exists()

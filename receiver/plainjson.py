@@ -9,13 +9,14 @@ from typing import Any
 
 _DEEPEST = 20
 _LONGEST_INTEGER = 1024  # Bits; Python refuses to write far longer ones.
+_STRICT = json.JSONEncoder(allow_nan=False)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def dumps(value: Any) -> str:
     """Return a value as strict JSON; what JSON does not know, NaN included, becomes its text."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return _STRICT.encode(value)
     except Exception:  # noqa: BLE001 - a plugin's object
         return json.dumps(_plain(value, _DEEPEST))
 

@@ -1,17 +1,20 @@
 """Group commit: the notifications of many requests, recorded in one transaction.
 
-There is no thread of its own: whoever comes when nobody commits leads, and commits for all who
-have come meanwhile; then the next one who waits leads. So a request that comes alone is handed to
-no other thread, which costs more than to validate it. Each request is answered after its own
-commit. After a data error each request of the batch commits alone, so that a poisoned one never
-fails its neighbours.
+There is no thread of its own: whoever comes when nobody commits leads, and works for all who have
+come meanwhile; then the next one who waits leads. So a request that comes alone is handed to no
+other thread, which costs more than to validate it. The leader also prepares what the others hand
+over, and says what became of it: the same code, many times in a row, costs half of what it costs in
+many threads that take turns. Each request is answered after its own commit. After a data error each
+request of the batch commits alone, so that a poisoned one never fails its neighbours.
 """
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from receiver.errors import JournalUnavailableError, JournalUnusableError
 from receiver.intake import Counts, Intake
@@ -27,21 +30,44 @@ _BATCH_ALERTS = 2_000
 _WAITING_ALERTS = 50_000
 
 
+class Work(Protocol):
+    """A notification as its request hands it over, of about `size` alerts."""
+
+    size: int
+
+    def prepare(self) -> Intake:
+        """Return what to record; what it raises, the request gets to see."""
+
+    def recorded(self, counts: Counts) -> None:
+        """Note what became of it: it is durable."""
+
+
 @dataclass(eq=False, slots=True)
 class _Request:
     """A notification to be recorded; `outcome` is None until it was, or could not be.
 
-    Its thread waits for `turn`, which is released once it has an outcome, or is to lead.
+    Its thread waits for `turn`, which is released once it has an outcome, or is to lead. Whoever
+    leads works in the `context` of the request, whose variables are then those of this one.
     """
 
-    intake: Intake
+    work: Work
+    size: int
     outcome: Counts | Exception | None = None
     turn: threading.Lock = field(default_factory=threading.Lock)
+    context: Context = field(default_factory=copy_context)
 
-    @property
-    def size(self) -> int:
-        """How many alerts it holds."""
-        return len(self.intake.alerts)
+    def prepare(self) -> Intake | None:
+        """Return what to record, None if that fails; then it has its outcome."""
+        try:
+            return self.context.run(self.work.prepare)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's own
+            self.outcome = error
+            return None
+
+    def told(self, counts: Counts) -> None:
+        """Take note of what became of it."""
+        self.outcome = counts
+        self.context.run(self.work.recorded, counts)
 
 
 class Writer:
@@ -68,13 +94,13 @@ class Writer:
         """How many alerts are handed over and not recorded yet."""
         return self._waiting
 
-    def record(self, intake: Intake, timeout_seconds: float) -> Counts:
+    def record(self, work: Work, timeout_seconds: float) -> Counts:
         """Record one notification; it is durable when this returns.
 
         Raises JournalUnavailableError when it cannot be stored (in time), JournalDataError when
-        it never could.
+        it never could, and what `work.prepare` raises.
         """
-        request = _Request(intake)
+        request = _Request(work, work.size)
         request.turn.acquire()
         with self._changed:
             if self._closed:
@@ -119,7 +145,9 @@ class Writer:
                 batch.append(self._queue.popleft())
                 size += batch[-1].size
         try:
-            self._commit(batch)
+            prepared = [(one, intake) for one in batch if (intake := one.prepare()) is not None]
+            if prepared:
+                self._commit(prepared)
         finally:
             with self._changed:
                 self._waiting -= size
@@ -132,22 +160,22 @@ class Writer:
                     one.outcome = one.outcome or JournalUnavailableError("it was interrupted")
                     one.turn.release()
 
-    def _commit(self, batch: list[_Request]) -> None:
+    def _commit(self, batch: list[tuple[_Request, Intake]]) -> None:
         """Give each request its outcome."""
-        outcomes: Sequence[Counts | Exception]
         try:
-            outcomes = record(self._journal, [one.intake for one in batch], self._rules)
+            counts = record(self._journal, [intake for _, intake in batch], self._rules)
         except (JournalUnavailableError, JournalUnusableError) as error:
-            outcomes = [error] * len(batch)
+            for one, _ in batch:
+                one.outcome = error
         except Exception as error:  # noqa: BLE001 - whatever it is, it is one request's own
             # One of them is to blame, if any: each commits or fails alone.
             if len(batch) > 1:
-                for one in batch:
-                    self._commit([one])
+                for each in batch:
+                    self._commit([each])
                 return
             _log.warning("notification cannot be recorded", extra={"error": repr(error)})
-            outcomes = [error]
+            batch[0][0].outcome = error
         else:
             self._after_commit(len(batch))
-        for one, outcome in zip(batch, outcomes, strict=True):
-            one.outcome = outcome
+            for (one, _), became in zip(batch, counts, strict=True):
+                one.told(became)

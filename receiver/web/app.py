@@ -1,16 +1,15 @@
 """The Flask application: wiring only."""
 
 import threading
-from collections.abc import Callable
 from functools import partial
 
 from flask import Flask
 
 from receiver.desk import JournalDesk
-from receiver.intake import Counts, Intake
+from receiver.intake import Counts
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell
-from receiver.journal.writer import Writer
+from receiver.journal.writer import Work, Writer
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.state import JournalState
 from receiver.operations import Operations
@@ -22,10 +21,11 @@ from receiver.web.api import create_api
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
 from receiver.web.forms import create_forms, create_login
-from receiver.web.health import create_health
+from receiver.web.health import HEALTHY, create_health
 from receiver.web.metrics import count_answers, create_metrics
+from receiver.web.slots import NOTIFICATIONS, InTurn, Slots
 from receiver.web.tracing import trace_recording, trace_requests
-from receiver.web.webhook import create_webhook
+from receiver.web.webhook import create_webhook, is_webhook
 
 # Alertmanager gives up after ten seconds, and its peers start sending after fewer.
 _ANSWER_WITHIN_SECONDS = 8.0
@@ -66,12 +66,18 @@ def create_app(
         counts.committed(notifications)
 
     writer = Writer(journal, rules, after_commit)
-    record: Callable[[Intake], Counts] = partial(
-        writer.record, timeout_seconds=_ANSWER_WITHIN_SECONDS
-    )
+    slots = Slots(NOTIFICATIONS)
+
+    def record(work: Work) -> Counts:
+        with slots.given_back:
+            return writer.record(work, _ANSWER_WITHIN_SECONDS)
+
     tracing = tracing or Tracing()
-    if tracing.is_on:
-        record = trace_recording(record)
+    others = Slots(settings.web_threads)
+
+    def slots_of(path: str) -> Slots | None:
+        # A journal that makes all others wait is no reason to restart the process.
+        return slots if is_webhook(path) else None if path == HEALTHY else others
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
@@ -80,8 +86,14 @@ def create_app(
     problems.register(app)
     count_answers(app, counts)
     access = Access(settings)
+    app.wsgi_app = InTurn(app.wsgi_app, slots_of)  # type: ignore[method-assign]
     webhook = create_webhook(
-        settings, catalog_of(actions), record, drain.has_begun, counts.recorded
+        settings,
+        catalog_of(actions),
+        trace_recording(record) if tracing.is_on else record,
+        slots,
+        drain.has_begun,
+        counts.recorded,
     )
     access.guard(webhook, Scope.SUBMIT)
     if tracing.is_on:

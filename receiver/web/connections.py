@@ -2,16 +2,14 @@
 
 gunicorn gives a connection a thread from its first byte to the end of its answer. A thread that
 waits costs little, so there are many of them; how many requests are worked on at a time is bounded
-apart from that.
+apart from that, see `slots`.
 """
 
 import json
 import logging
 import select
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
@@ -21,7 +19,6 @@ from typing import Any
 
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
-from werkzeug.exceptions import ClientDisconnected
 
 _log = logging.getLogger(__name__)
 
@@ -44,49 +41,6 @@ def _is_more_coming(conn: TConn) -> bool:
     waiting = select.poll()
     waiting.register(conn.sock, select.POLLIN)
     return bool(waiting.poll(_LINGER_MILLISECONDS))
-
-
-class Slots:
-    """A WSGI application that works on so many requests at a time, however many arrive.
-
-    While a body is awaited, its slot is another's. One path needs none: a journal that makes all
-    others wait is no reason to restart the process.
-    """
-
-    def __init__(
-        self, application: Callable[..., Iterable[bytes]], number: int, free_path: str
-    ) -> None:
-        self._application = application
-        self._free_path = free_path
-        self._free = threading.BoundedSemaphore(number)
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """Answer a request."""
-        if environ["PATH_INFO"] == self._free_path:
-            return self._application(environ, start_response)
-        environ["wsgi.input"] = _Body(environ["wsgi.input"], self._free)
-        with self._free:
-            return self._application(environ, start_response)
-
-
-class _Body:
-    """A request's body; reading it may take time, and fails as werkzeug knows it."""
-
-    def __init__(self, body: Any, slot: threading.BoundedSemaphore) -> None:
-        self._body, self._slot = body, slot
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, none at the end; raise ClientDisconnected (400) without them."""
-        self._slot.release()
-        try:
-            data: bytes = self._body.read(size)
-        except (errors.ParseException, OSError) as error:
-            raise ClientDisconnected(
-                "the body ends early, or is not framed as HTTP says"
-            ) from error
-        finally:
-            self._slot.acquire()
-        return data
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

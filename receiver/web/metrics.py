@@ -9,8 +9,7 @@ from prometheus_client.registry import Collector
 
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.sharing import all_counts
-
-_WEBHOOK = "/webhook"
+from receiver.web.webhook import is_webhook
 
 
 def create_metrics(counts: CollectorRegistry, state: Collector | None = None) -> Blueprint:
@@ -42,8 +41,7 @@ def count_answers(app: Flask, counts: WebCounts) -> None:
 
     @app.after_request
     def count_answer(response: Response) -> Response:
-        path = request.path
-        if path.startswith(_WEBHOOK) and path[len(_WEBHOOK) :][:1] in ("", "/"):
+        if is_webhook(request.path):
             counts.answered(response.status_code)
         counts.refused(response.status_code)
         return response

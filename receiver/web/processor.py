@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _LOOK_SECONDS = 0.5
-# Shares of one processor's time. A process that uses less has nothing to gain, and one that others
-# use as much of is no place to stay on.
+# Shares of one processor's time. A process that uses less has nothing to gain; where others use as
+# much, another processor may be better.
 _BUSY = 0.25
 _CONTENDED = 0.3
-# So many looks pass before another try where others were in the way.
+# So many looks pass before the next choice: where all are contended, it changes nothing.
 _PATIENCE = 10
 # For so long the kernel may choose freely: a thread that wakes is put on an idle processor.
 _CHOICE_SECONDS = 0.005
@@ -25,7 +25,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Processor:
-    """The one that this process stays on, while it is busy and others are not in the way there.
+    """The one that this process stays on while it is busy; another one when others are in the way.
 
     Which one, the kernel says, among those that the process may use: several on one machine do
     not meet. An idle process is left alone.
@@ -40,20 +40,26 @@ class Processor:
         self._measure()
 
     def look(self) -> None:
-        """Stay, go or let go, by what the processor did since the last look.
+        """Choose a processor, choose anew, or let go, by what was done since the last look.
 
         Raises OSError, ValueError or LookupError where that cannot be seen or done.
         """
         own, others = self._measure()
         self._patience -= 1
-        if self._number is not None and (own < _BUSY or others >= _CONTENDED):
-            self._patience = _PATIENCE if others >= _CONTENDED else 0
+        if own < _BUSY:
+            if self._number is not None:
+                self._stay_on(None)
+        elif self._number is None or (others >= _CONTENDED and self._patience <= 0):
+            self._choose()
+
+    def _choose(self) -> None:
+        if self._number is not None:
             self._stay_on(None)
-        elif self._number is None and own >= _BUSY and self._patience <= 0:
-            time.sleep(_CHOICE_SECONDS)
-            # Its name, in parentheses, may hold anything; this is the 39th field.
-            stat = Path("/proc/thread-self/stat").read_text()
-            self._stay_on(int(stat.rpartition(")")[2].split()[36]))
+        time.sleep(_CHOICE_SECONDS)
+        # Its name, in parentheses, may hold anything; this is the 39th field.
+        stat = Path("/proc/thread-self/stat").read_text()
+        self._stay_on(int(stat.rpartition(")")[2].split()[36]))
+        self._patience = _PATIENCE
 
     def _stay_on(self, number: int | None) -> None:
         for thread in Path("/proc/self/task").iterdir():

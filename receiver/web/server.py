@@ -21,8 +21,7 @@ from receiver.settings import Settings
 from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
-from receiver.web.connections import REQUEST_THREADS, Slots, Worker
-from receiver.web.health import HEALTHY
+from receiver.web.connections import REQUEST_THREADS, Worker
 from receiver.web.processor import stay_on_one
 
 _log = logging.getLogger(__name__)
@@ -106,8 +105,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._journal = Journal(self._settings.journal_url)
             self._tracing = start_tracing(self._settings, "web")
             app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
-            slots = Slots(app.wsgi_app, self._settings.web_threads, HEALTHY)
-            app.wsgi_app = slots  # type: ignore[method-assign]
         except JournalUnavailableError as error:
             _log.error("journal fails the web", extra={"error": str(error)})
             raise SystemExit(1) from error  # gunicorn tries again.

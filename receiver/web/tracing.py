@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, request
 
 from receiver import logs
 from receiver.intake import Counts, Intake
+from receiver.journal.writer import Work
 from receiver.tracing import Span, Tracing
 
 
@@ -36,13 +37,23 @@ def trace_requests(webhook: Blueprint, tracing: Tracing) -> None:
             g.traced.close()
 
 
-def trace_recording(record: Callable[[Intake], Counts]) -> Callable[[Intake], Counts]:
+def trace_recording(record: Callable[[Work], Counts]) -> Callable[[Work], Counts]:
     """Return `record` that hands the request's trace on to the runs which it creates."""
+    return lambda work: record(_Traced(work))
 
-    def traced(intake: Intake) -> Counts:
+
+class _Traced:
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.size = work.size
+
+    def prepare(self) -> Intake:
         span: Span = g.span
-        counts = record(replace(intake, traceparent=span.traceparent))
-        span.note({"source": intake.source, "alerts": len(intake.alerts), **asdict(counts)})
-        return counts
+        intake = self._work.prepare()
+        span.note({"source": intake.source, "alerts": len(intake.alerts)})
+        return replace(intake, traceparent=span.traceparent)
 
-    return traced
+    def recorded(self, counts: Counts) -> None:
+        self._work.recorded(counts)
+        span: Span = g.span
+        span.note(asdict(counts))

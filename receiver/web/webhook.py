@@ -4,27 +4,85 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
-from receiver.alertmanager import parse_notification
+from receiver.alertmanager import Notification, parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
+from receiver.journal.writer import Work
 from receiver.routing import Catalog
 from receiver.settings import Settings
 from receiver.web.bodies import check_content, read_body
 from receiver.web.problems import unavailable
+from receiver.web.slots import Slots
 
 _SOURCE = re.compile(r"[\w.:@/-]{0,128}", re.ASCII)
 _ANSWER = '{"accepted":%d,"duplicate":%d,"resolved":%d,"rejected":%d}\n'
+# What is larger takes a while to parse, in which others are not to wait.
+_SMALL_BYTES = 64 * 1024
+# About as much as an alert takes.
+_ALERT_BYTES = 500
 _log = logging.getLogger(__name__)
+
+
+def is_webhook(path: str) -> bool:
+    """Whether a request for this path is one that Alertmanager makes."""
+    return path == "/webhook" or path.startswith("/webhook/")
+
+
+@dataclass(slots=True)
+class _Received:
+    """A body: the writer works on it, together with others of the same moment."""
+
+    body: bytes
+    size: int
+    route: Callable[[Notification], Intake]
+    recorded_as: Callable[[Counts, int, float], None]
+    started: float
+    notification: Notification | None = None
+    intake: Intake | None = None
+
+    def prepare(self) -> Intake:
+        """Validate and route it, once; raise NotificationError when it is none."""
+        if self.intake is None:
+            self.notification = parse_notification(self.body)
+            self.intake = self.route(self.notification)
+            self.size = len(self.intake.alerts)
+        return self.intake
+
+    def recorded(self, counts: Counts) -> None:
+        """Count it, and log what became of it."""
+        intake, notification = self.intake, self.notification
+        if intake is None or notification is None:
+            raise AssertionError  # What was recorded was prepared.
+        seconds = time.monotonic() - self.started
+        self.recorded_as(counts, notification.truncated_alerts, seconds)
+        _log.info(
+            "notification recorded",
+            extra={
+                "source": intake.source,
+                "receiver": notification.receiver,
+                "group": notification.group_key[:500],
+                "alerts": len(notification.alerts),
+                "accepted": counts.accepted,
+                "duplicate": counts.duplicate,
+                "resolved": counts.resolved,
+                "rejected": counts.rejected,
+                "ahead": counts.ahead,
+                "seconds": round(seconds, 4),
+            },
+        )
+        _warn(notification.truncated_alerts, intake, counts)
 
 
 def create_webhook(
     settings: Settings,
     catalog: Catalog,
-    record: Callable[[Intake], Counts],
+    record: Callable[[Work], Counts],
+    slots: Slots,
     is_draining: Callable[[], bool],
     recorded: Callable[[Counts, int, float], None],
 ) -> Blueprint:
@@ -48,29 +106,18 @@ def create_webhook(
         source = request.args.get("source", "")
         if not _SOURCE.fullmatch(source):
             raise BadRequest("source: at most 128 letters, digits and . : @ / _ - are allowed")
-        notification = parse_notification(read_body(settings.max_body))
-        intake = intake_of(notification, source, action, settings.action_plugin, catalog)
-        counts = record(intake)
-        seconds = time.monotonic() - started
-        recorded(counts, notification.truncated_alerts, seconds)
-        _log.info(
-            "notification recorded",
-            extra={
-                "source": source,
-                "receiver": notification.receiver,
-                "group": notification.group_key[:500],
-                "alerts": len(notification.alerts),
-                "accepted": counts.accepted,
-                "duplicate": counts.duplicate,
-                "resolved": counts.resolved,
-                "rejected": counts.rejected,
-                "ahead": counts.ahead,
-                "seconds": round(seconds, 4),
-            },
-        )
-        _warn(notification.truncated_alerts, intake, counts)
-        body = _ANSWER % (counts.accepted, counts.duplicate, counts.resolved, counts.rejected)
-        return Response(body, 200, mimetype="application/json")
+        body = read_body(settings.max_body)
+
+        def route(notification: Notification) -> Intake:
+            return intake_of(notification, source, action, settings.action_plugin, catalog)
+
+        received = _Received(body, 1 + len(body) // _ALERT_BYTES, route, recorded, started)
+        if len(body) > _SMALL_BYTES:
+            with slots.given_back:
+                received.prepare()
+        counts = record(received)
+        answer = _ANSWER % (counts.accepted, counts.duplicate, counts.resolved, counts.rejected)
+        return Response(answer, 200, mimetype="application/json")
 
     return webhook
 

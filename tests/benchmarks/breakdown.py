@@ -28,11 +28,13 @@ from receiver.alertmanager import Notification, parse_notification
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
+from receiver.journal.writer import Work
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.sharing import count_as, shared_directory
 from receiver.plugins import Actions, catalog_of, load_actions, rules_of
 from receiver.settings import Settings, load
 from receiver.web.app import create_app
+from receiver.web.slots import Slots
 from receiver.web.webhook import create_webhook
 
 SAMPLES = 1000
@@ -118,7 +120,12 @@ class _Bench:
         app = Flask(__name__, static_folder=None)
         app.register_blueprint(
             create_webhook(
-                self.settings, self.catalog, _record_nothing, lambda: False, lambda *told: None
+                self.settings,
+                self.catalog,
+                _record_nothing,
+                Slots(1),
+                lambda: False,
+                lambda *told: None,
             )
         )
         return app
@@ -193,8 +200,10 @@ def _time(stage: _Stage, samples: int) -> Timing:
     )
 
 
-def _record_nothing(intake: Intake) -> Counts:
-    return Counts(accepted=len(intake.alerts))
+def _record_nothing(work: Work) -> Counts:
+    counts = Counts(accepted=len(work.prepare().alerts))
+    work.recorded(counts)
+    return counts
 
 
 def _environ(body: bytes) -> dict[str, Any]:

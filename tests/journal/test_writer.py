@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from notifications import alert, notification
 from waiting import wait_until
 
 from receiver.alertmanager import parse_notification
-from receiver.errors import JournalDataError, JournalUnavailableError
+from receiver.errors import JournalDataError, JournalUnavailableError, NotificationError
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.journal import Journal
 from receiver.journal.writer import Writer
@@ -23,9 +24,24 @@ _SECONDS = 20.0
 _CATALOG = Catalog(frozenset({"act"}))
 
 
-def intake(*fingerprints: str, source: str = "") -> Intake:
+class Ready:
+    """A notification that has nothing left to prepare; it keeps what became of it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+        self.size = len(intake.alerts)
+        self.became: Counts | None = None
+
+    def prepare(self) -> Intake:
+        return self.intake
+
+    def recorded(self, counts: Counts) -> None:
+        self.became = counts
+
+
+def intake(*fingerprints: str, source: str = "") -> Ready:
     body = notification(*(alert(one) for one in fingerprints))
-    return intake_of(parse_notification(body), source, "act", (), _CATALOG)
+    return Ready(intake_of(parse_notification(body), source, "act", (), _CATALOG))
 
 
 class Commits:
@@ -62,7 +78,7 @@ def writer(journal: Journal, commits: Commits) -> Iterator[Writer]:
     one.close()
 
 
-Recorded = Callable[[Sequence[Intake]], list[Future[Counts]]]
+Recorded = Callable[[Sequence[Ready]], list[Future[Counts]]]
 
 
 @pytest.fixture
@@ -70,7 +86,7 @@ def in_threads(writer: Writer, commits: Commits) -> Iterator[Recorded]:
     """Record each in a thread of its own, all while the commit of another is under way."""
     with ThreadPoolExecutor(32) as pool:
 
-        def record(intakes: Sequence[Intake]) -> list[Future[Counts]]:
+        def record(intakes: Sequence[Ready]) -> list[Future[Counts]]:
             commits.may_go_on.clear()
             first = pool.submit(writer.record, intake("first"), _SECONDS)
             wait_until(lambda: commits.count == 1)
@@ -165,3 +181,48 @@ def test_close_waits_for_what_was_handed_over(
     with pytest.raises(JournalUnavailableError, match="closed"):
         writer.record(intake("late"), _SECONDS)
     assert fingerprints_in(journal) == ["a", "b", "first"]
+
+
+def test_request_whose_body_is_wrong_fails_alone(in_threads: Recorded, journal: Journal) -> None:
+    class Wrong(Ready):
+        def prepare(self) -> Intake:
+            raise NotificationError("it is none")
+
+    wrong = Wrong(intake("wrong").intake)
+    before, bad, after = in_threads([intake("before"), wrong, intake("after")])
+    assert before.result(_SECONDS) == after.result(_SECONDS) == Counts(accepted=1)
+    assert isinstance(bad.exception(_SECONDS), NotificationError)
+    assert wrong.became is None
+    assert fingerprints_in(journal) == ["after", "before", "first"]
+
+
+def test_leader_works_in_the_context_of_each_request(in_threads: Recorded) -> None:
+    of_whom: ContextVar[str] = ContextVar("of_whom")
+    seen: list[tuple[str, str, str]] = []
+
+    class Noting(Ready):
+        def __init__(self, name: str) -> None:
+            super().__init__(intake(name).intake)
+            self.name = name
+
+        def prepare(self) -> Intake:
+            seen.append((self.name, "prepared", of_whom.get()))
+            return super().prepare()
+
+        def recorded(self, counts: Counts) -> None:
+            assert counts == Counts(accepted=1)
+            seen.append((self.name, "recorded", of_whom.get()))
+
+        @property
+        def size(self) -> int:
+            # The first thing that is asked, in the thread of the request.
+            of_whom.set(self.name)
+            return 1
+
+        @size.setter
+        def size(self, size: int) -> None:
+            pass
+
+    for one in in_threads([Noting(name) for name in "abc"]):
+        one.result(_SECONDS)
+    assert sorted(seen) == [(one, what, one) for one in "abc" for what in ("prepared", "recorded")]

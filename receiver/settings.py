@@ -182,7 +182,10 @@ class Settings:
         "how long a worker may be silent before others take its runs (PostgreSQL); in all the same",
     )
     web_threads: int = setting(
-        "RECEIVER_WEB_THREADS", "count", "16", "requests that are answered at a time, notifications apart"
+        "RECEIVER_WEB_THREADS",
+        "count",
+        "16",
+        "requests that are answered at a time, notifications apart",
     )
     web_one_processor: bool = setting(
         "RECEIVER_WEB_ONE_PROCESSOR",

@@ -21,7 +21,8 @@ from receiver.journal.tables import episodes
 
 # How long a write waits for another process that is writing (SQLite) or holds the rows.
 _LOCK_WAIT_SECONDS = 2
-_LOCK_STEP_MILLISECONDS = 3
+# From one try to the next, shorter at first.
+_LOCK_STEPS_SECONDS = (0.0001, 0.001)
 # Reading so much takes a fraction of a second; more would be felt at every start.
 _CHECKED_BYTES = 128 * 2**20
 _MIGRATION_LOCK, _CLAIM_LOCK = 7246135108, 7246135109
@@ -119,11 +120,11 @@ class SQLite:
         if connection.get_execution_options().get(_READ):
             connection.exec_driver_sql("BEGIN")
             return
-        # SQLite's own waiting sleeps longer and longer, and so loses to whoever asks again at
-        # once: short steps share the lock fairly between web and worker.
+        # SQLite's own waiting sleeps a millisecond at least, then longer and longer, and so loses
+        # to whoever asks again at once: short steps share the lock fairly between web and worker.
         cursor = connection.connection.cursor()
         try:
-            cursor.execute(f"PRAGMA busy_timeout={_LOCK_STEP_MILLISECONDS}")
+            cursor.execute("PRAGMA busy_timeout=0")
             _insist(cursor, "BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
@@ -198,6 +199,7 @@ class SQLite:
 def _insist(cursor: Any, statement: str) -> None:
     """Execute a statement, again and again while another process is in the way."""
     deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+    step, longest = _LOCK_STEPS_SECONDS
     while True:
         try:
             cursor.execute(statement)
@@ -205,7 +207,8 @@ def _insist(cursor: Any, statement: str) -> None:
             is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not is_busy or time.monotonic() > deadline:
                 raise
-            time.sleep(_LOCK_STEP_MILLISECONDS / 10_000)
+            time.sleep(step)
+            step = min(step * 1.5, longest)
         else:
             return
 

@@ -149,7 +149,7 @@ def judge_anew(
         connection.execute(of_id.values(due_at=AT_ONCE), rows)
 
 
-def _due_query() -> sa.Select[Any]:
+def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
     busy, row = runs.alias("busy"), episode_rows
     same_row = (
         (row.c.source == runs.c.source)
@@ -166,7 +166,7 @@ def _due_query() -> sa.Select[Any]:
         .where(
             runs.c.state == sa.literal_column("'queued'"),
             runs.c.action == sa.bindparam("of_action"),
-            runs.c.due_at <= sa.bindparam("now"),
+            *when,
             (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
             ~sa.exists().where(
                 busy.c.state == sa.literal_column("'running'"),
@@ -185,10 +185,11 @@ def _due_query() -> sa.Select[Any]:
 
 
 # Built once: for short runs, putting them together would cost more than all else. Written out, not
-# bound: only so is a partial index used.
+# bound: only so is a partial index used. Nothing but the one condition on the time: SQLite could
+# choose the other, and then sort all that are queued.
 _IS_TIMED = runs.c.due_at > sa.literal_column("0")
-_UNTIMED = _due_query().where(runs.c.due_at == sa.literal_column("0"))
-_TIMED = _due_query().where(_IS_TIMED)
+_UNTIMED = _due_query(runs.c.due_at == sa.literal_column("0"))
+_TIMED = _due_query(_IS_TIMED, runs.c.due_at <= sa.bindparam("now"))
 _ACTIONS_TIMED = (
     sa.select(runs.c.action)
     .distinct()
@@ -200,12 +201,16 @@ _ACTIONS_TIMED = (
 )
 
 
-def next_due_at(journal: Journal, loaded: Iterable[str]) -> datetime | None:
-    """Return when the next run of these actions, or look at an effect, is due."""
+def seconds_until_due(journal: Journal, loaded: Iterable[str]) -> float | None:
+    """Return the time until a run of these actions, or a look at an effect, is due.
+
+    It is negative when one is; None: there is none. A look that waits for nobody.
+    """
     with journal.reading() as connection:
         first = connection.execute(_NEXT_DUE, {"actions": sorted(loaded)}).scalar()
         look = connection.execute(_NEXT_LOOK).scalar()
-    return min((one for one in (first, look) if one is not None), default=None)
+        due_at = min((one for one in (first, look) if one is not None), default=None)
+        return None if due_at is None else (due_at - journal.now(connection)).total_seconds()
 
 
 _NEXT_DUE = sa.select(sa.func.min(runs.c.due_at)).where(

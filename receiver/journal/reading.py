@@ -121,8 +121,10 @@ def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:
 def briefs_of(journal: Journal, run_ids: Iterable[int]) -> dict[int, Row]:
     """Return what logs and metrics say of these runs, by their numbers."""
     ids = sorted(run_ids)
+    if not ids:  # As a rule; to put the query together costs as much as to carry it out.
+        return {}
     query = sa.select(*_BRIEF).where(runs.c.id.in_(ids))
-    return {found["id"]: found for found in _rows(journal, query)} if ids else {}
+    return {found["id"]: found for found in _rows(journal, query)}
 
 
 def find_run(journal: Journal, run_id: int) -> Row:

@@ -12,13 +12,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.25
 # Shares of one processor's time. A process that uses less has nothing to gain; where others use as
 # much, another processor may be better.
 _BUSY = 0.25
 _CONTENDED = 0.3
 # So many looks pass before the next choice: where all are contended, it changes nothing.
-_PATIENCE = 10
+_PATIENCE = 20
 # For so long the kernel may choose freely: a thread that wakes is put on an idle processor.
 _CHOICE_SECONDS = 0.005
 _TICKS = os.sysconf("SC_CLK_TCK")

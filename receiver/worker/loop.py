@@ -154,11 +154,9 @@ class Worker:
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
             return _POLL_SECONDS
-        due_at = due.next_due_at(self._journal, self._actions.loaded)
-        if due_at is None:
+        seconds = due.seconds_until_due(self._journal, self._actions.loaded)
+        if seconds is None:
             return _POLL_SECONDS
-        with self._journal.reading() as connection:
-            seconds = (due_at - self._journal.now(connection)).total_seconds()
         # What is due and was not claimed waits for something else: no reason to turn faster.
         wait = seconds if seconds > 0 else _POLL_SECONDS
         deadlines = [
@@ -256,12 +254,9 @@ class Worker:
                 self._counts.run_ended(held["action"], "skipped")
 
     def _may_claim(self) -> bool:
-        """Whether anything is due: a look that waits for nobody, before the write lock is taken."""
-        due_at = due.next_due_at(self._journal, self._actions.loaded)
-        if due_at is None:
-            return False
-        with self._journal.reading() as connection:
-            return due_at <= self._journal.now(connection)
+        """Whether anything is due: asked before the write lock is taken."""
+        seconds = due.seconds_until_due(self._journal, self._actions.loaded)
+        return seconds is not None and seconds <= 0
 
     def _record_last(self) -> None:
         """Record what ended while the worker drains, and claim nothing."""

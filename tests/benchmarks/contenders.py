@@ -248,6 +248,19 @@ class ReceiverWithRuns(Receiver):
                 os.kill(pid, number)
 
 
+class Busy(ReceiverWithRuns):
+    """The same, and 64 of its runs at a time: what ends meanwhile is one transaction."""
+
+    name = "busy"
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that let 64 of them run."""
+        return super().environment() | {
+            "RECEIVER_ACTION_NO_OP_MAX_CONCURRENT": "64",
+            "RECEIVER_WORKER_THREADS": "64",
+        }
+
+
 class Sleepers(ReceiverWithRuns):
     """The same with an action that sleeps for an hour, eight at a time."""
 

@@ -18,6 +18,7 @@ import programs
 import shared_journal
 from contenders import (
     Bare,
+    Busy,
     Contender,
     Json,
     OneByOne,
@@ -139,7 +140,7 @@ def runs_of_nothing(stand: Stand) -> Iterator[Figure]:
     """How fast a worker gets through runs that do nothing: claim, attempt, outcome, durable."""
     found, over_single = [], []
     for _ in range(stand.rounds):
-        with stand.running(ReceiverWithRuns) as (one,):
+        with stand.running(Busy) as (one,):
             one.settle()  # It must not hold a lock when it is halted.
             one.signal_worker(signal.SIGSTOP)
             _queue(stand, one)

@@ -89,7 +89,7 @@ def journal(open_journal: Callable[..., Journal]) -> Journal:
         lambda journal: accept(journal, *(alert(f"new {number}") for number in range(20))),
         lambda journal: accept(journal, alert("g8", "resolved"), alert("unknown", "resolved")),
         lambda journal: (accept(journal, alert("new")), finish_one(journal)),
-        lambda journal: due.next_due_at(journal, ["a"]),
+        lambda journal: due.seconds_until_due(journal, ["a"]),
         lambda journal: claims.owners_of_running(journal),
         lambda journal: claims.cancel_requests(journal, "w1"),
         lambda journal: outcomes.recover_from(journal, "w1", ["a"], _RULES, lambda: 0.5),
@@ -117,3 +117,14 @@ def test_look_at_plans_would_notice_a_scan(journal: Journal) -> None:
 
     ((plan),) = plans_of(journal, look).values()
     assert any(scans(line) for line in plan)
+
+
+def test_claim_reads_no_more_of_a_long_queue_than_it_takes(journal: Journal) -> None:
+    accept(journal, *(alert(f"queued {number}") for number in range(2_000)))
+    with journal.writing() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    plans = plans_of(journal, lambda: claims.claim_due_runs(journal, "w1", ["a"], 4, _RULES))
+    (plan,) = [plan for one, plan in plans.items() if "runs.due_at = 0" in one and "LIMIT" in one]
+    assert any("ix_runs_due" in line for line in plan), plan
+    # All that are queued would be read to be sorted.
+    assert not any("TEMP B-TREE" in line or "Sort" in line for line in plan), plan

@@ -78,7 +78,19 @@ def record_in(
     for run, one in _owned(connection, owner, ended):
         step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
         recorded.append(Recorded(one, step))
+    if ends := [_attempt_values(one.ended, now) for one in recorded if one.next is not None]:
+        connection.execute(_END_ATTEMPT, ends)
     return recorded
+
+
+def _attempt_values(one: Ended, now: datetime) -> dict[str, Any]:
+    return {
+        "of_run": one.run_id,
+        "made": one.attempt,
+        "finished_at": now,
+        "outcome": one.end.outcome,
+        "error": one.end.error,
+    }
 
 
 def _owned(
@@ -171,16 +183,6 @@ def _end(
     )
     if written.rowcount != 1:
         return None
-    connection.execute(
-        _END_ATTEMPT,
-        {
-            "of_run": run.id,
-            "made": one.attempt,
-            "finished_at": now,
-            "outcome": one.end.outcome,
-            "error": one.end.error,
-        },
-    )
     if finished and not run.dry_run and (cares or step.outcome != "succeeded"):
         this = EpisodeRun(
             run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None, run.dry_run

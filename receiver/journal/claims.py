@@ -68,10 +68,13 @@ def claim_in(
     if slots <= 0:
         return Claims([], [])
     due = Due(journal, connection, rules, now, slots)
+    in_turn = due.runs(actions)
+    if not in_turn:
+        return Claims([], [])
     past = Past(connection, rules, now)
     claimed: list[ClaimedRun] = []
     moved: list[tuple[int, Verdict]] = []
-    for run in due.runs(actions):
+    for run in in_turn:
         if len(claimed) == slots:
             break
         policy = rules.policy(run.action)

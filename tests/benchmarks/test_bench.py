@@ -125,7 +125,7 @@ def test_every_further_question_is_answered_with_a_finite_positive_figure(run: _
 
 def test_runs_that_a_worker_found_waiting_all_succeeded(run: _Run) -> None:
     ends = []
-    for file in run.directory.glob("rows/*/receiver+runs/data/journal.db"):
+    for file in run.directory.glob("rows/*/busy/data/journal.db"):
         with closing(sqlite3.connect(file)) as journal:
             ends += journal.execute("SELECT outcome, count(*) FROM runs GROUP BY 1").fetchall()
     assert ends == [("succeeded", 50)]

@@ -66,7 +66,8 @@ class _Json(JsonFormatter):
         log_data["level"] = record.levelname
         log_data["logger"] = record.name
         log_data["message"] = record.message
-        log_data.update(message_dict)
+        for name, value in message_dict.items():
+            log_data[f"{name}_" if name in _OF_THE_LINE else name] = value
         own = record.__dict__
         log_data.update({name: own[name] for name in own if name not in _STANDARD})
 

@@ -129,6 +129,11 @@ def test_fields_of_a_plugin_take_no_place_of_what_a_line_says_of_itself(
     assert line["time"].startswith("20")
     assert {name: line[f"{name}_"] for name in own} == own
 
+    logging.getLogger("x").warning(own)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["level"], line["logger"]) == ("WARNING", "x")
+    assert {name: line[f"{name}_"] for name in own} == own
+
 
 @pytest.mark.usefixtures("as_before")
 def test_thread_that_dies_leaves_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,9 +69,12 @@ class _Request:
             return None
 
     def told(self, counts: Counts) -> None:
-        """Take note of what became of it."""
+        """Take note of what became of it; it is durable, whatever `recorded` raises."""
+        try:
+            self.context.run(self.work.recorded, counts)
+        except Exception:  # noqa: BLE001 - it fails nobody: neither this request nor those after it
+            _log.exception("notification is recorded, and could not be counted")
         self.outcome = counts
-        self.context.run(self.work.recorded, counts)
 
 
 class Writer:

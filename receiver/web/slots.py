@@ -64,7 +64,8 @@ class InTurn:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
-        slots = self._slots_of(environ["PATH_INFO"])
+        # As the router sees it.
+        slots = self._slots_of("/" + environ["PATH_INFO"].lstrip("/"))
         if slots is None:
             return self._application(environ, start_response)
         environ["wsgi.input"] = _Body(environ["wsgi.input"], slots)

@@ -21,7 +21,7 @@ from receiver.web.slots import Slots
 
 _SOURCE = re.compile(r"[\w.:@/-]{0,128}", re.ASCII)
 _ANSWER = '{"accepted":%d,"duplicate":%d,"resolved":%d,"rejected":%d}\n'
-# What is larger takes a while to parse, in which others are not to wait.
+# What is larger takes a while to parse, in which others are not to wait: one at a time, aside.
 _SMALL_BYTES = 64 * 1024
 # About as much as an alert takes.
 _ALERT_BYTES = 500
@@ -91,6 +91,7 @@ def create_webhook(
     `recorded` is told what became of it, how many alerts were left out, and how long it took.
     """
     webhook = Blueprint("webhook", __name__)
+    large = Slots(1)
 
     # A trailing slash is accepted: a redirect would lose the alert.
     @webhook.post("/webhook", strict_slashes=False, provide_automatic_options=False)
@@ -113,7 +114,7 @@ def create_webhook(
 
         received = _Received(body, 1 + len(body) // _ALERT_BYTES, route, recorded, started)
         if len(body) > _SMALL_BYTES:
-            with slots.given_back:
+            with slots.given_back, large:
                 received.prepare()
         counts = record(received)
         answer = _ANSWER % (counts.accepted, counts.duplicate, counts.resolved, counts.rejected)

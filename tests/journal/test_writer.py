@@ -226,3 +226,17 @@ def test_leader_works_in_the_context_of_each_request(in_threads: Recorded) -> No
     for one in in_threads([Noting(name) for name in "abc"]):
         one.result(_SECONDS)
     assert sorted(seen) == [(one, what, one) for one in "abc" for what in ("prepared", "recorded")]
+
+
+def test_request_that_cannot_be_counted_is_recorded_as_its_neighbours_are(
+    in_threads: Recorded, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uncounted(Ready):
+        def recorded(self, counts: Counts) -> None:
+            raise OverflowError
+
+    uncounted = Uncounted(intake("b").intake)
+    found = [one.result(_SECONDS) for one in in_threads([intake("a"), uncounted, intake("c")])]
+    assert found == [Counts(accepted=1)] * 3
+    assert fingerprints_in(journal) == ["a", "b", "c", "first"]
+    assert "could not be counted" in caplog.text

@@ -44,6 +44,8 @@ _OWN_PREFIX = "RECEIVER_"
 _BLOCK = 64 * 2**10
 _LAST_READS = 32
 _LOOK_SECONDS = 0.02
+# A program that has closed its output ends at once, as a rule.
+_FIRST_PAUSE_SECONDS = 0.0005
 _PERMANENT_ERRNOS = frozenset({
     errno.E2BIG, errno.EACCES, errno.ELIBBAD, errno.ELOOP, errno.ENOENT, errno.ENOEXEC,
     errno.ENOTDIR, errno.EPERM,
@@ -191,13 +193,16 @@ class _Talk:
         """Return the end of what was written; raise as the context does when it is time to stop."""
         for pipe in (self._input, self._output):
             os.set_blocking(pipe.fileno(), False)
+        pause = _FIRST_PAUSE_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(self._input, selectors.EVENT_WRITE)
             selector.register(self._output, selectors.EVENT_READ)
             while not _has_ended(self._process):
                 context.raise_if_cancelled()
-                if not selector.get_map():  # It has closed both, and works on.
-                    time.sleep(_LOOK_SECONDS)
+                if not selector.get_map():  # It has closed both, and may work on.
+                    time.sleep(pause)
+                    pause = min(pause * 2, _LOOK_SECONDS)
+                    continue
                 for key, _ in selector.select(_LOOK_SECONDS):
                     is_input = key.fileobj is self._input
                     if not (self._write() if is_input else self._read()):

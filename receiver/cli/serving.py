@@ -67,7 +67,6 @@ def worker(settings: Settings) -> None:
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
     from receiver.plugins import load_actions
-    from receiver.web.workerside import listen
     from receiver.worker.loop import Worker
 
     supervised = end_with_parent()
@@ -84,6 +83,9 @@ def worker(settings: Settings) -> None:
     traces = tracing.start(settings, "worker")
     counts = WorkerCounts(actions.loaded)
     if settings.worker_metrics_bind and not supervised:
+        # Flask with it, which else no worker needs.
+        from receiver.web.workerside import listen
+
         listen(settings, settings.worker_metrics_bind, counts.registry)
     one = Worker(journal, actions, settings, counts, traces)
 

@@ -173,7 +173,10 @@ class Container:
         return self.process.wait(timeout_seconds)
 
     def kill(self) -> None:
-        """End it with all its processes; `unshare` takes them with it."""
+        """End it with all its processes: its process 1 takes them with it.
+
+        `unshare` would not: what has become another user does not follow it.
+        """
         if self.process.poll() is None:
-            self.process.kill()
+            os.kill(self.pid, signal.SIGKILL)
             self.process.wait(20)

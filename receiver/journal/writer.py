@@ -35,9 +35,11 @@ _WAITING_ALERTS = 50_000
 
 
 class Work(Protocol):
-    """A notification as its request hands it over, of about `size` alerts."""
+    """A notification as its request hands it over."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """About how many alerts it holds."""
 
     def prepare(self) -> Intake:
         """Return what to record; what it raises, the request gets to see."""

@@ -45,7 +45,10 @@ def trace_recording(record: Callable[[Work], Counts]) -> Callable[[Work], Counts
 class _Traced:
     def __init__(self, work: Work) -> None:
         self._work = work
-        self.size = work.size
+
+    @property
+    def size(self) -> int:
+        return self._work.size
 
     def prepare(self) -> Intake:
         span: Span = g.span

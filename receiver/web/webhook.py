@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,19 +39,22 @@ class _Received:
     """A body: the writer works on it, together with others of the same moment."""
 
     body: bytes
-    size: int
     route: Callable[[Notification], Intake]
     recorded_as: Callable[[Counts, int, float], None]
     started: float
     notification: Notification | None = None
     intake: Intake | None = None
 
+    @property
+    def size(self) -> int:
+        """How many alerts it holds, as far as that is known yet."""
+        return len(self.intake.alerts) if self.intake else 1 + len(self.body) // _ALERT_BYTES
+
     def prepare(self) -> Intake:
         """Validate and route it, once; raise NotificationError when it is none."""
         if self.intake is None:
             self.notification = parse_notification(self.body)
             self.intake = self.route(self.notification)
-            self.size = len(self.intake.alerts)
         return self.intake
 
     def recorded(self, counts: Counts) -> None:
@@ -91,7 +95,7 @@ def create_webhook(
     `recorded` is told what became of it, how many alerts were left out, and how long it took.
     """
     webhook = Blueprint("webhook", __name__)
-    large = Slots(1)
+    large = threading.Lock()
 
     # A trailing slash is accepted: a redirect would lose the alert.
     @webhook.post("/webhook", strict_slashes=False, provide_automatic_options=False)
@@ -112,7 +116,7 @@ def create_webhook(
         def route(notification: Notification) -> Intake:
             return intake_of(notification, source, action, settings.action_plugin, catalog)
 
-        received = _Received(body, 1 + len(body) // _ALERT_BYTES, route, recorded, started)
+        received = _Received(body, route, recorded, started)
         if len(body) > _SMALL_BYTES:
             with slots.given_back, large:
                 received.prepare()

@@ -22,17 +22,19 @@ from receiver.web.slots import InTurn, Slots
 
 
 class AtATime:
-    """Counts how many are in a block at the same time."""
+    """Counts how many are in a block at the same time; each waits there for so many to meet."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_meet: int = 1) -> None:
         self.now = self.most = 0
         self._lock = threading.Lock()
+        self._met = threading.Barrier(to_meet)
 
     def __enter__(self) -> None:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.02)
+        self._met.wait(30)
+        time.sleep(0.02)  # One too many would come meanwhile.
 
     def __exit__(self, *raised: object) -> None:
         with self._lock:
@@ -50,10 +52,10 @@ def in_threads(number: int, work: Callable[[], object]) -> None:
 
 
 def test_as_many_are_worked_on_as_there_are_slots_and_none_is_lost() -> None:
-    slots, at_a_time = Slots(2), AtATime()
+    slots, at_a_time = Slots(2), AtATime(to_meet=2)
 
     def fail(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:
-        with at_a_time, slots.given_back:
+        with slots.given_back:
             raise LookupError
 
     def answer(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:

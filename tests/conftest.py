@@ -1,6 +1,7 @@
 """Fixtures for all tests: journals on every database, and running receivers."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(OURS) or name in ("ACTION_PLUGIN", "PLUGIN_DIR", "LOG_LEVEL"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No plugin of one test is seen by the next, nor whether bytecode was switched off."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("receiver_plugins.", "installed_")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Explaining without a trace, saying why a run waits, and replaying what was rejected."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -127,15 +126,7 @@ class Site:
             }
 
 
-@pytest.fixture(autouse=True)
-def _fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plugin of one test is seen by the next, nor whether bytecode was switched off."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("receiver_plugins."):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_imports")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -46,15 +46,7 @@ TAKES = "it may take context, metric_name, value, threshold, duration"
 Write = Callable[..., Path]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plugin of one test is seen by the next, nor whether bytecode was switched off."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith(("receiver_plugins.", "installed_")):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_imports")
 
 
 @pytest.fixture

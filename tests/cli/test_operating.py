@@ -143,15 +143,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         serving.kill()
 
 
-@pytest.fixture(autouse=True)
-def _fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No plugin of one test is seen by the next, nor whether bytecode was switched off."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("receiver_plugins."):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_imports")
 
 
 @pytest.fixture

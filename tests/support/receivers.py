@@ -108,7 +108,10 @@ class Receiver:
         assert self.process is not None
         found = {}
         for pid in _children(self.process.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # It has ended meanwhile.
             if len(words) > 3:  # Else it is not yet what it is about to become.
                 found[words[3].decode()] = pid
         return found

@@ -59,6 +59,10 @@ class JournalDataError(JournalError):
     """The journal refuses this very data, now and later; what stood beside it is not affected."""
 
 
+class PerformerLostError(ReceiverError):
+    """The process in which a worker's actions run has ended, and the worker must, too."""
+
+
 class OperationError(ReceiverError):
     """An operator's request cannot be carried out as asked: the run is in another state."""
 

@@ -25,3 +25,10 @@ def follow_parent(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, how)
         if os.getppid() != parent:
             sys.exit(1)  # It died before the kernel was asked.
+
+
+def ending(exitcode: int | None) -> str:
+    """Say how a process ended, by the exit code that `multiprocessing` knows it by."""
+    if exitcode is not None and exitcode < 0:
+        return f"was ended by {signal.Signals(-exitcode).name}"
+    return f"ended with status {exitcode}"

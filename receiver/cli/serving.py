@@ -10,7 +10,7 @@ import click
 
 from receiver import logs, tracing
 from receiver.cli.options import settings_arguments, settings_options
-from receiver.errors import JournalUnusableError, PluginError, SettingsError
+from receiver.errors import JournalUnusableError, PerformerLostError, PluginError, SettingsError
 from receiver.processes import end_with_parent
 from receiver.settings import Settings
 from receiver.supervisor import CANNOT_START, Supervisor
@@ -66,28 +66,32 @@ def worker(settings: Settings) -> None:
     from receiver.journal.journal import Journal
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
-    from receiver.plugins import load_actions
     from receiver.worker.loop import Worker
+    from receiver.worker.performer import Performer
 
     supervised = end_with_parent()
     logs.configure(settings.log_level, settings.log_format)
     try:
-        actions = load_actions(settings)
+        performer = Performer(settings)
         journal = Journal(settings.journal_url)
+        loaded = performer.loaded()
     except (SettingsError, PluginError, JournalUnusableError) as error:
         if not supervised:
             raise
         _log.critical("worker cannot start", extra={"error": str(error)})
         sys.exit(CANNOT_START)
+    except PerformerLostError as error:
+        _log.critical("worker cannot start", extra={"error": str(error)})
+        sys.exit(1)  # It may have been killed, and do better next time.
     count_as("worker")
     traces = tracing.start(settings, "worker")
-    counts = WorkerCounts(actions.loaded)
+    counts = WorkerCounts(loaded.actions)
     if settings.worker_metrics_bind and not supervised:
         # Flask with it, which else no worker needs.
         from receiver.web.workerside import listen
 
         listen(settings, settings.worker_metrics_bind, counts.registry)
-    one = Worker(journal, actions, settings, counts, traces)
+    one = Worker(journal, performer, loaded, settings, counts, traces)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del signum, frame

@@ -7,6 +7,7 @@ On PostgreSQL: a notification, see `channel`.
 import os
 import select
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,15 +80,14 @@ class Ears:
         with suppress(BlockingIOError):
             os.write(self._own_write, b"\0")
 
-    def wait(self, seconds: float) -> None:
-        """Return when woken, at the latest after so long."""
+    def wait(self, seconds: float, others: Sequence[int] = ()) -> None:
+        """Return when woken, or one of the others can be read; at the latest after so long."""
         called = self._listener.listen() if self._listener else None
-        waiting = [*self._listening, *([] if called is None else [called])]
+        waiting = [*self._listening, *others, *([] if called is None else [called])]
         ready, _, _ = select.select(waiting, [], [], seconds)
         if self._listener and called in ready:
-            ready.remove(called)
             self._listener.hear()
-        for pipe in ready:
+        for pipe in set(ready).intersection(self._listening):
             with suppress(BlockingIOError):
                 while len(os.read(pipe, 4096)) == 4096:
                     pass

@@ -11,18 +11,20 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from receiver import logs, tracing
+from receiver.context import Cancellation
 from receiver.journal.due import ClaimedRun
 from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import AttemptEnd
-from receiver.processes import follow_parent
+from receiver.processes import ending, follow_parent
 from receiver.settings import Settings
 from receiver.worker.attempts import Attempt
+from receiver.worker.performance import Performance
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_SECONDS = 0.05
@@ -39,6 +41,7 @@ class _Order:
 
     settings: Settings
     run: ClaimedRun
+    started: float
 
 
 def prepare() -> None:
@@ -46,13 +49,13 @@ def prepare() -> None:
     _SERVER.set_forkserver_preload(["receiver.worker.isolation"])
 
 
-def perform_in_process(attempt: Attempt, settings: Settings, traceparent: str = "") -> AttemptEnd:
+def perform_in_process(attempt: Attempt, run: ClaimedRun, settings: Settings) -> AttemptEnd:
     """Perform an attempt in a process of its own; never raises, and never outlasts the deadline.
 
-    `traceparent` is the span that what the action traces belongs to.
+    `run` is that of the attempt, with the span that what the action traces belongs to.
     """
     ours, theirs = _SERVER.Pipe()
-    order = _Order(settings, replace(attempt.run, traceparent=traceparent or None))
+    order = _Order(settings, run, attempt.started)
     process = _SERVER.Process(target=_child, args=(theirs,), daemon=False)
     try:
         process.start()
@@ -61,7 +64,8 @@ def perform_in_process(attempt: Attempt, settings: Settings, traceparent: str = 
         return _await_end(attempt, ours)
     except (EOFError, OSError):
         process.join(1.0)
-        return AttemptEnd("killed", error=f"its process {_ending(process.exitcode)}")
+        text = f"its process {ending(process.exitcode)} before the action returned"
+        return AttemptEnd("killed", error=text)
     finally:
         # A child that was told nothing else waits to be killed, so the number is still its own.
         if process.pid is not None and process.exitcode is None:
@@ -84,12 +88,6 @@ def _await_end(attempt: Attempt, ours: "Connection[object, object]") -> AttemptE
     end = ours.recv()
     assert isinstance(end, AttemptEnd)
     return end
-
-
-def _ending(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return f"was ended by {signal.Signals(-exitcode).name}"
-    return f"ended with status {exitcode} before the action returned"
 
 
 def _kill_all(pid: int) -> None:
@@ -133,18 +131,19 @@ def _child(theirs: "Connection[object, object]") -> None:
     logs.configure(order.settings.log_level, order.settings.log_format)
     actions = load_actions(order.settings)
     policy = rules_of(order.settings, actions).policy(order.run.action)
-    attempt = Attempt(order.run, policy, actions)
-    threading.Thread(target=_listen, args=(theirs, attempt), daemon=True).start()
+    cancellation = Cancellation()
+    threading.Thread(target=_listen, args=(theirs, cancellation), daemon=True).start()
+    performance = Performance(order.run, policy, actions, order.started, cancellation)
     traces = tracing.start(order.settings, "attempt")
     with traces.within(order.run.traceparent):
-        end = attempt.perform()
+        end = performance.perform()
     traces.close()  # Before the end is known, for then this process is killed.
     theirs.send(end)
     threading.Event().wait()
 
 
-def _listen(theirs: "Connection[object, object]", attempt: Attempt) -> None:
+def _listen(theirs: "Connection[object, object]", cancellation: Cancellation) -> None:
     try:
-        attempt.cancellation.cancel(str(theirs.recv()))
+        cancellation.cancel(str(theirs.recv()))
     except (EOFError, OSError):
         return

@@ -50,7 +50,8 @@ class Instance:
         self._role = role
         self._actions = json.dumps(sorted(actions))
         self._files = lock_directory(journal)
-        self._lock = _hold(self._files / self.id) if self._files else None
+        self.lock = self._files / self.id if self._files else None
+        self._held = _make(self.lock) if self.lock else None
         self._lease_seconds = lease.total_seconds()
         self._beat_seconds = min(self._lease_seconds / 5, _BEAT_SECONDS)
         self._watched: dict[str, _Watched] = {}
@@ -176,13 +177,21 @@ class Instance:
             connection.execute(sa.delete(instances).where(instances.c.id == self.id))
         if self._files is not None:
             (self._files / self.id).unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
+        if self._held is not None:
+            self._held.close()
 
 
-def _hold(path: Path) -> TextIO:
+def _make(path: Path) -> TextIO:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    file = path.open("w")
+    return _hold(path.open("w"), 0)
+
+
+def hold_with(path: Path) -> TextIO:
+    """Hold an instance's lock together with the process that made it: it is free after both."""
+    return _hold(path.open("r+"), 1)
+
+
+def _hold(file: TextIO, byte: int) -> TextIO:
     # A POSIX lock: a child that a plugin leaves behind does not inherit it.
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
     return file

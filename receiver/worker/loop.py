@@ -6,12 +6,10 @@ are free slots, in another. Waiting is a column (`due_at`), never a sleeping thr
 
 import logging
 import os
-import queue
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from receiver.errors import JournalError
@@ -22,14 +20,14 @@ from receiver.journal.outcomes import Ended, Recorded
 from receiver.journal.requests import hold
 from receiver.journal.wakeup import Ears
 from receiver.metrics.counts import WorkerCounts
-from receiver.plugins import Actions, rules_of
-from receiver.policies import AttemptEnd
 from receiver.settings import Settings
 from receiver.tracing import Tracing, trace_id_of
 from receiver.worker import isolation
-from receiver.worker.attempts import Attempt, describe_error, log_end
+from receiver.worker.attempts import Attempt, log_end
+from receiver.worker.dispatch import Dispatch, Returned
 from receiver.worker.leases import Instance
-from receiver.worker.threads import Threads
+from receiver.worker.performance import describe_error
+from receiver.worker.performer import Loaded, Performer
 
 _POLL_SECONDS = 1.0
 _UPKEEP_SECONDS = 1.0
@@ -40,19 +38,14 @@ _LATE_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Returned:
-    attempt: Attempt
-    end: AttemptEnd
-
-
 class Worker:
     """Runs due runs until told to stop; `run` returns the exit code of the process."""
 
     def __init__(
         self,
         journal: Journal,
-        actions: Actions,
+        performer: Performer,
+        loaded: Loaded,
         settings: Settings,
         counts: WorkerCounts,
         tracing: Tracing,
@@ -61,22 +54,22 @@ class Worker:
     ) -> None:
         """Enter the journal and listen; nothing is claimed before `run`."""
         self._journal = journal
-        self._actions = actions
+        self._actions = loaded.actions
+        self._rules = loaded.rules
         self._settings = settings
         self._counts = counts
-        self._tracing = tracing
         journal.wrote = counts.journal.wrote
-        self._rules = rules_of(settings, actions)
         self._jitter = jitter
         self.ears = Ears(journal)
-        self._instance = Instance(journal, "worker", actions.loaded, settings.lease)
-        self._threads = Threads()
+        self._instance = Instance(journal, "worker", loaded.actions, settings.lease)
+        if self._instance.lock is not None:
+            performer.hold(self._instance.lock)
+        self._dispatch = Dispatch(performer, settings, tracing, self.ears.poke)
         self._running: dict[int, Attempt] = {}
-        self._returned: queue.SimpleQueue[_Returned] = queue.SimpleQueue()
-        self._unrecorded: list[_Returned] = []
+        self._unrecorded: list[Returned] = []
         self._done: dict[str, float] = {}
         self._stopping = False
-        if any(self._rules.policy(one).isolation == "process" for one in actions.loaded):
+        if any(self._rules.policy(one).isolation == "process" for one in loaded.actions):
             isolation.prepare()
 
     def stop(self) -> None:
@@ -86,20 +79,22 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped."""
-        _log.info("worker started", extra={"actions": sorted(self._actions.loaded),
-                                           "instance": self._instance.id})  # fmt: skip
+        _log.info("worker started", extra={"actions": sorted(self._actions),
+                                           "instance": self._instance.id,
+                                           "performer": self._dispatch.performer_pid})  # fmt: skip
         self._judge_anew()
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
-                self.ears.wait(wait)
-        return self._drain()
+                self.ears.wait(wait, self._dispatch.waiting())
+        self._drain()
+        return 1 if self._dispatch.is_lost else 0
 
     def _judge_anew(self) -> None:
         """Hold what was delayed to the policies of today, which may be others than before."""
         try:
             with self._journal.writing() as connection:
-                due.judge_anew(self._journal, connection, self._actions.loaded)
+                due.judge_anew(self._journal, connection, self._actions)
         except JournalError as error:
             _log.error("journal fails the worker", extra={"error": describe_error(error)})
 
@@ -126,7 +121,8 @@ class Worker:
             return
         for attempt in self._running.values():
             if not attempt.has_lost_lease:
-                attempt.lose_lease()
+                attempt.has_lost_lease = True
+                self._dispatch.cancel(attempt, "the lease of its worker was lost")
                 _log.error("lease was lost, so the attempt should stop", extra=attempt.fields)
 
     def _is_due(self, what: str, seconds: float) -> bool:
@@ -140,7 +136,7 @@ class Worker:
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
         self._recover()
-        loaded = self._actions.loaded
+        loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
         for run in reading.briefs_of(self._journal, expired).values():
             _log.warning("approval expired", extra=_fields(run))
@@ -154,7 +150,7 @@ class Worker:
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
             return _POLL_SECONDS
-        seconds = due.seconds_until_due(self._journal, self._actions.loaded)
+        seconds = due.seconds_until_due(self._journal, self._actions)
         if seconds is None:
             return _POLL_SECONDS
         # What is due and was not claimed waits for something else: no reason to turn faster.
@@ -176,7 +172,7 @@ class Worker:
             return
         for run_id, reason in claims.cancel_requests(self._journal, self._instance.id).items():
             if run_id in self._running:
-                self._running[run_id].cancellation.cancel(reason)
+                self._dispatch.cancel(self._running[run_id], reason)
         abandoned: Counter[str] = Counter()
         for attempt in self._running.values():
             if attempt.policy.isolation == "thread" and attempt.seconds_left() < -_LATE_SECONDS:
@@ -220,8 +216,8 @@ class Worker:
         Return whether another look may find more at once. What the journal cannot take is kept.
         """
         self._collect()
-        free = self._free()
-        if not self._unrecorded and not (free > 0 and self._actions.loaded and self._may_claim()):
+        free = 0 if self._stopping else self._free()
+        if not self._unrecorded and not (free > 0 and self._actions and self._may_claim()):
             return False
         with self._journal.writing() as connection:
             self._mind_lease(self._instance.beat_in(connection))
@@ -230,16 +226,16 @@ class Worker:
                 self._jitter,
             )  # fmt: skip
             found = claims.claim_in(
-                self._journal, connection, self._instance.id, sorted(self._actions.loaded), free,
+                self._journal, connection, self._instance.id, sorted(self._actions), free,
                 self._rules,
             )  # fmt: skip
         self._note(recorded)
         # Before anything else that may fail: what is claimed is this process's to attempt.
+        attempts = [Attempt(run, self._rules.policy(run.action)) for run in found.claimed]
+        self._running |= {one.run.id: one for one in attempts}
+        self._dispatch.start(attempts)
         for run in found.claimed:
-            attempt = Attempt(run, self._rules.policy(run.action), self._actions)
-            self._running[run.id] = attempt
             self._counts.started(run)
-            self._threads.start(partial(self._perform, attempt))
         self._note_moved(dict(found.moved))
         # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
         return found.is_more
@@ -255,7 +251,7 @@ class Worker:
 
     def _may_claim(self) -> bool:
         """Whether anything is due: asked before the write lock is taken."""
-        seconds = due.seconds_until_due(self._journal, self._actions.loaded)
+        seconds = due.seconds_until_due(self._journal, self._actions)
         return seconds is not None and seconds <= 0
 
     def _record_last(self) -> None:
@@ -268,37 +264,11 @@ class Worker:
                 )
             )
 
-    def _perform(self, attempt: Attempt) -> None:
-        try:
-            end = self._trace(attempt)
-        except Exception as error:  # noqa: BLE001 - the thread's outermost loop
-            _log.exception("attempt could not be made", extra=attempt.fields)
-            end = AttemptEnd("failed", error=describe_error(error))
-        if attempt.has_lost_lease and end.outcome == "cancelled":
-            # Nobody wanted it stopped for good.
-            end = replace(end, outcome="interrupted")
-        self._returned.put(_Returned(attempt, end))
-        self.ears.poke()
-
-    def _trace(self, attempt: Attempt) -> AttemptEnd:
-        run = attempt.run
-        name = f"attempt {run.action}"
-        with self._tracing.span(name, run.traceparent, attempt.fields) as span:
-            attempt.trace_id = span.trace_id
-            if attempt.policy.isolation == "process":
-                end = isolation.perform_in_process(attempt, self._settings, span.traceparent)
-            else:
-                end = attempt.perform()
-            span.note({"outcome": end.outcome})
-            if end.outcome != "succeeded":
-                span.fail(end.error or end.outcome)
-        return end
-
     def _collect(self) -> None:
-        while not self._returned.empty():
-            one = self._returned.get()
+        for one in self._dispatch.returned():
             self._running.pop(one.attempt.run.id, None)
             self._unrecorded.append(one)
+        self._stopping |= self._dispatch.is_lost
 
     def _ended(self) -> list[Ended]:
         return [
@@ -322,7 +292,7 @@ class Worker:
         for owner in claims.owners_of_running(self._journal):
             if self._instance.is_dead(owner):
                 recovered = outcomes.recover_from(
-                    self._journal, owner, self._actions.loaded, self._rules, self._jitter,
+                    self._journal, owner, self._actions, self._rules, self._jitter,
                     partial(self._instance.is_still_dead, other=owner),
                 )  # fmt: skip
                 self._note_recovered(owner, recovered)
@@ -340,7 +310,7 @@ class Worker:
             if step.outcome is not None:
                 self._counts.run_ended(run["action"], step.outcome, run["created_at"])
 
-    def _drain(self) -> int:
+    def _drain(self) -> None:
         """Let running attempts finish within the grace period.
 
         What does not finish stays this process's: its death, which the next worker proves, makes
@@ -356,18 +326,18 @@ class Worker:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
             if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
                 break
-            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())))
+            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), self._dispatch.waiting())
         for attempt in self._running.values():
-            attempt.cancellation.cancel("the worker stops")
+            self._dispatch.cancel(attempt, "the worker stops")
             _log.warning("attempt did not return before the worker stopped", extra=attempt.fields)
         if not self._running and not self._unrecorded:
             try:
                 self._instance.close()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
+        self._dispatch.close()
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
-        return 0
 
 
 def _fields(run: reading.Row) -> dict[str, object]:

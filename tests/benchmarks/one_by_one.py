@@ -16,6 +16,7 @@ from receiver.journal.outcomes import Ended
 from receiver.plugins import load_actions, rules_of
 from receiver.settings import load
 from receiver.worker.attempts import Attempt, log_end
+from receiver.worker.performance import Performance
 
 _OWNER = "one-by-one"
 
@@ -29,8 +30,10 @@ def main(number: int) -> None:
     journal = Journal(settings.journal_url)
     for _ in range(number):
         (run,) = claims.claim_due_runs(journal, _OWNER, loaded, 1, rules).claimed
-        attempt = Attempt(run, rules.policy(run.action), actions)
-        ended = Ended(run.id, run.attempt, attempt.perform())
+        policy = rules.policy(run.action)
+        attempt = Attempt(run, policy)
+        performance = Performance(run, policy, actions, attempt.started, attempt.cancellation)
+        ended = Ended(run.id, run.attempt, performance.perform())
         (recorded,) = outcomes.record_ends(journal, _OWNER, [ended], rules, random.random)
         log_end(attempt, recorded)
     journal.close()

@@ -34,7 +34,7 @@ from receivers import Receiver
 from waiting import wait_until
 from witness import Record, Seen, Witness
 
-VICTIMS = ("web", "web master", "web worker", "worker", "supervisor", "all")
+VICTIMS = ("web", "web master", "web worker", "worker", "performer", "supervisor", "all")
 _SENDERS = 4
 # A run of the witness takes 30 ms and four run at a time: the worker is at it for about 0.2 s.
 _NOTIFICATIONS = 25
@@ -218,6 +218,8 @@ class Campaign:
         process = self._receiver.process
         assert process is not None
         has_begun = bool(children_of(process.pid))
+        # The journal knows the attempts of a performer as those of its worker.
+        served = self._pids("worker") if planned.victim == "performer" else []
         before = time.time_ns() // 1000
         hit = tuple(pid for pid in pids if send(pid, planned.signal))
         if planned.victim in ("supervisor", "all"):
@@ -226,7 +228,7 @@ class Campaign:
             if planned.signal == signal.SIGTERM and code != 0 and has_begun:
                 self._problems.append(f"after SIGTERM the supervisor ended with {code}")
         after = time.time_ns() // 1000
-        self._kills.append(Kill(planned.victim, planned.signal, hit, before, after))
+        self._kills.append(Kill(planned.victim, planned.signal, (*hit, *served), before, after))
         if process.poll() is not None:
             if planned.victim not in ("supervisor", "all"):
                 self._problems.append(f"the supervisor gave up: {process.returncode}")
@@ -237,13 +239,16 @@ class Campaign:
         assert process is not None
         children = self._receiver.children()
         web = [children["web"]] if "web" in children else []
+        worker = [children["worker"]] if "worker" in children else []
         match victim:
             case "supervisor":
                 return [process.pid]
             case "all":
                 return [process.pid, *descendants_of(process.pid)]
             case "worker":
-                return [children["worker"]] if "worker" in children else []
+                return worker
+            case "performer":
+                return [one for parent in worker for one in children_of(parent)]
             case "web master":
                 return web
             case "web worker":

@@ -163,7 +163,7 @@ class Campaign:
         pids = [replica.process.pid, *descendants_of(replica.process.pid)]
         if victim != "all":
             pids = [children[victim]] if victim in children else []
-            pids += [one for pid in pids for one in children_of(pid)] if victim == "web" else []
+            pids += [one for pid in pids for one in children_of(pid)]
         frozen = {pid for _, kill in self._frozen for pid in kill.pids}
         if not pids or frozen & {*pids, *children.values()}:
             return

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -341,27 +340,22 @@ def test_success_after_the_deadline_is_kept_and_not_run_again(shared_cage: Cage)
     assert shared_cage.calls(run) == 1
 
 
-def test_held_interpreter_lock_refuses_no_alert_and_as_a_rule_delays_none(
-    shared_cage: Cage,
+@pytest.mark.parametrize("name", [f"holds {number}" for number in range(5)])
+def test_held_interpreter_lock_delays_no_acceptance_by_a_second(
+    shared_cage: Cage, name: str
 ) -> None:
-    slowest: list[float] = []
-    for name in [f"holds {number}" for number in range(5)]:
-        with shared_cage.neighbours(within_seconds=_HELD_SECONDS + 1, same_worker=True) as traffic:
-            shared_cage.post("holds_the_lock", name)
-            run = shared_cage.finished(name)
-        slowest.append(max(traffic.seconds))
-        assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
-        began, ended = run["started_at"], run["finished_at"]
-        assert ended - began >= _HELD_SECONDS * 1e6
-        accepted = shared_cage.record.rows(
-            "SELECT id FROM runs WHERE action = 'witness' AND created_at BETWEEN ? AND ?",
-            began,
-            ended,
+    with shared_cage.neighbours(within_seconds=1, same_worker=True):
+        shared_cage.post("holds_the_lock", name)
+        run = shared_cage.finished(name)
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+    began, ended = run["started_at"], run["finished_at"]
+    assert ended - began >= _HELD_SECONDS * 1e6
+    # Meanwhile others were accepted and, by a worker that goes on, claimed.
+    for what, at_least in (("created_at", 5), ("started_at", 1)):
+        meanwhile = shared_cage.record.rows(
+            f"SELECT id FROM runs WHERE action = 'witness' AND {what} BETWEEN ? AND ?", began, ended
         )
-        assert len(accepted) >= 5 or slowest[-1] >= 1
-    # As a rule: an action that stops the worker in the midst of a write transaction stops all who
-    # want to write to the same SQLite file. With isolation = "process" none does.
-    assert statistics.median(slowest) < 1
+        assert len(meanwhile) >= at_least, what
 
 
 def test_segmentation_fault_in_a_process_of_its_own_ends_only_that(shared_cage: Cage) -> None:
@@ -388,13 +382,14 @@ def test_isolated_action_is_killed_at_its_deadline_with_children_and_grandchildr
     wait_until(lambda: not any(is_alive(pid) for pid in shared_cage.left()), 5, "all dead")
 
 
-def test_action_that_kills_its_worker_is_attempted_no_more_than_max_attempts(cage: Cage) -> None:
+def test_action_that_kills_its_process_is_attempted_no_more_than_max_attempts(cage: Cage) -> None:
     with cage.neighbours(attempts=3):  # A death may interrupt them, too.
         cage.post("kills_its_process", "deadly")
         run = cage.finished("deadly")
         cage.wait_for_neighbours()
     assert run["outcome"] == "failed"
     assert cage.outcomes(run) == ["interrupted", "interrupted"]
+    assert run["error"] == "the process of the actions ended with status 7"
     assert cage.calls(run) == 2
     assert (cage.starts("worker"), cage.starts("web")) == (3, 1)
 
@@ -415,9 +410,10 @@ def test_worker_is_replaced_after_three_attempts_that_never_return(cage: Cage) -
     assert [one["attempts"] for one in replaced] == [3, 3]
 
 
+@pytest.mark.parametrize("victim", ["worker", "performer"])
 @pytest.mark.parametrize("action", ["forks", "starts_a_session"])
 def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(
-    cage: Cage, action: str
+    cage: Cage, action: str, victim: str
 ) -> None:
     with cage.neighbours(attempts=2):
         cage.post(action, "leaves")
@@ -426,7 +422,9 @@ def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(
         cage.wait_for_neighbours()
         cage.post("witness", "interrupted", seconds="1")
         wait_until(lambda: cage.calls(cage.run("interrupted")) == 1)
-        os.kill(cage.receiver.children()["worker"], signal.SIGKILL)
+        (started,) = cage.receiver.lines("worker started")
+        pids = {**cage.receiver.children(), "performer": started["performer"]}
+        os.kill(pids[victim], signal.SIGKILL)
         run = cage.finished("interrupted")
         assert (run["outcome"], cage.outcomes(run)) == ("succeeded", ["interrupted", "succeeded"])
     # Neither must it hold up an end in good order, nor the next start.

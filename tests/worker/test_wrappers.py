@@ -128,8 +128,9 @@ def test_wrappers_surround_the_action_the_last_outermost(
     assert run["outcome"] == "succeeded"
     result = json.loads(run["result"])
     assert (result["from"], result["got"]["from"]) == ("wrap_b", "wrap_a")
-    is_worker = result["got"]["got"] == receiver.children()["worker"]
-    assert is_worker == (action == "in_thread")
+    (started,) = receiver.lines("worker started")
+    is_performer = result["got"]["got"] == started["performer"]
+    assert is_performer == (action == "in_thread")
     assert told(directory, action) == [
         "wrap_b before", "wrap_a before", "wrap_a after", "wrap_b after"
     ]  # fmt: skip

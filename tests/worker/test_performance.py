@@ -1,6 +1,7 @@
 """How an attempt's ending is put into words that every database stores."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,11 +11,12 @@ import pytest
 
 from receiver import TemporaryError, hookimpl
 from receiver.calls import call_of
+from receiver.context import Cancellation
 from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions, Plugin
 from receiver.policies import AttemptEnd, Policy
 from receiver.testing import make_alert
-from receiver.worker.attempts import Attempt, describe_error
+from receiver.worker.performance import Performance, describe_error
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EAST = timezone(timedelta(hours=5))
@@ -47,7 +49,7 @@ def perform(act: Callable[[], object], run: ClaimedRun = RUN) -> AttemptEnd:
     actions = Actions()
     hooks = ("execute", "describe")
     actions.register(Plugin("odd", "a test", "loaded", hooks=hooks, implementation=Odd(act)))
-    return Attempt(run, Policy(), actions).perform()
+    return Performance(run, Policy(), actions, time.monotonic(), Cancellation()).perform()
 
 
 class SilentError(Exception):

@@ -1,0 +1,181 @@
+"""One attempt as it is performed: calls the plugin for a claimed run and says how it ended."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from receiver import logs, plainjson
+from receiver.alertmanager import Alert
+from receiver.calls import Call
+from receiver.context import ActionContext, Cancellation, RunLogger
+from receiver.errors import (
+    DeadlineExceededError,
+    PermanentError,
+    RunCancelledError,
+    TemporaryError,
+)
+from receiver.journal.due import ClaimedRun
+from receiver.plugins import Actions
+from receiver.policies import AttemptEnd, Policy
+from receiver.tracing import Span, Tracing, trace_id_of
+from receiver.worker.attempts import fields_of
+
+_LONGEST_TEXT = 2_000
+_LONGEST_RESULT = 16_384
+
+_log = logging.getLogger("receiver.action")
+
+
+class Performance:
+    """What an attempt is where the plugin runs: the call, its context, and how it is stopped."""
+
+    def __init__(
+        self,
+        run: ClaimedRun,
+        policy: Policy,
+        actions: Actions,
+        started: float,
+        cancellation: Cancellation,
+    ) -> None:
+        """`started` is the claim, on the monotonic clock that all processes of a machine share."""
+        self._run = run
+        self._actions = actions
+        self._cancellation = cancellation
+        self._fields = fields_of(run, trace_id_of(run.traceparent))
+        self._call = Call.from_json(run.call)
+        deadline_monotonic = started + policy.timeout.total_seconds()
+        self._context = ActionContext(
+            run_id=run.id,
+            action=run.action,
+            kind=run.kind,
+            attempt=run.attempt,
+            max_attempts=run.attempts_before + policy.max_attempts,
+            idempotency_key=run.idempotency_key,
+            alert=Alert.from_json(run.alert),
+            source=run.source,
+            receiver=run.receiver,
+            external_url=run.external_url,
+            deadline=datetime.now(UTC) + timedelta(seconds=deadline_monotonic - time.monotonic()),
+            settings=actions.plugins[run.action].values,
+            log=RunLogger(_log, self._fields),
+            deadline_monotonic=deadline_monotonic,
+            cancellation=cancellation,
+        )
+
+    @property
+    def _arguments(self) -> Mapping[str, object]:
+        return {
+            "context": self._context,
+            "metric_name": self._call.metric_name,
+            "value": self._call.value,
+            "threshold": self._call.threshold,
+            "duration": self._call.duration,
+        }
+
+    def perform(self) -> AttemptEnd:
+        """Call the plugin; never raises."""
+        with logs.fields_of_run(self._fields):
+            if self._call.warnings and self._run.attempt == 1:
+                _log.warning("arguments had to be guessed", extra={"warnings": self._call.warnings})
+            return self._describe() if self._run.is_dry_run else self._execute()
+
+    def _describe(self) -> AttemptEnd:
+        """Ask the action what it would do; nothing else of it is called."""
+        name = self._run.action
+        said = f"would call {name}, which does not say what it does (no describe hook)"
+        if self._run.kind == "resolved":
+            said = f"would call the resolved hook of {name}"
+        elif self._actions.has_hook(name, "describe"):
+            try:
+                said = _cut(str(self._actions.call(name, "describe", self._arguments)))
+            except BaseException as error:  # noqa: BLE001 - a plugin's call
+                return self._failed(error)
+        return AttemptEnd("succeeded", result=plainjson.dumps({"dry_run": said}))
+
+    def _execute(self) -> AttemptEnd:
+        hook = "resolved" if self._run.kind == "resolved" else "execute"
+        try:
+            returned = self._actions.call(self._run.action, hook, self._arguments)
+        except BaseException as error:  # noqa: BLE001 - a plugin's call
+            return self._failed(error)
+        return AttemptEnd("succeeded", result=_as_json(returned))
+
+    def _failed(self, error: BaseException) -> AttemptEnd:
+        text = describe_error(error)
+        if isinstance(error, PermanentError):
+            return AttemptEnd("failed", error=text, permanent=True)
+        if isinstance(error, RunCancelledError) and self._cancellation.reason is not None:
+            return AttemptEnd("cancelled", error=self._cancellation.reason)
+        if isinstance(error, DeadlineExceededError):
+            return AttemptEnd("failed", error=text)
+        if isinstance(error, TemporaryError):
+            at, after = _times_named(error)
+            return AttemptEnd("failed", error=text, retry_at=at, retry_after=after)
+        _log.warning("action raised an unexpected exception", exc_info=error)
+        return AttemptEnd("failed", error=text)
+
+
+def traced(
+    tracing: Tracing, run: ClaimedRun, perform: Callable[[ClaimedRun, Span], AttemptEnd]
+) -> tuple[AttemptEnd, str]:
+    """Perform an attempt in a span of its own, to which its run then belongs.
+
+    Return how it ended, and the id of its trace: empty when nothing is traced.
+    """
+    fields = fields_of(run, trace_id_of(run.traceparent))
+    with tracing.span(f"attempt {run.action}", run.traceparent, fields) as span:
+        end = perform(replace(run, traceparent=span.traceparent or None), span)
+        span.note({"outcome": end.outcome})
+        if end.outcome != "succeeded":
+            span.fail(end.error or end.outcome)
+    return end, span.trace_id
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the chain of causes in one bounded line each."""
+    texts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(texts) < 5:
+        said = plainjson.text_of(seen)
+        texts.append(f"{type(seen).__name__}: {said}" if said else type(seen).__name__)
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return _cut("; caused by ".join(texts))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+
+
+def _times_named(error: TemporaryError) -> tuple[datetime | None, timedelta | None]:
+    """Return the error's `retry_at` and `retry_after`, nothing for what is no time.
+
+    They are attributes like any other: set to a number later, or never set by a class of its own.
+    """
+    try:
+        named = TemporaryError(
+            retry_at=getattr(error, "retry_at", None),
+            retry_after=getattr(error, "retry_after", None),
+        )
+        at, after = named.retry_at, named.retry_after
+        # Plain ones: a class of the plugin's own is unknown to the process that is told.
+        return (
+            None if at is None else datetime.fromtimestamp(at.timestamp(), UTC),
+            None if after is None else timedelta(after.days, after.seconds, after.microseconds),
+        )
+    except Exception:  # noqa: BLE001 - a plugin's object
+        _log.warning("error names no time to try again", exc_info=True)
+        return None, None
+
+
+def _as_json(returned: Any) -> str | None:
+    """Return what an action returned as JSON, bounded; what JSON cannot hold as its text."""
+    if returned is None:
+        return None
+    text = plainjson.dumps(returned)
+    if len(text) > _LONGEST_RESULT:
+        return json.dumps({"shortened": text[:_LONGEST_RESULT]})
+    return text

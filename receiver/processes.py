@@ -4,19 +4,18 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from multiprocessing.process import BaseProcess
 
-# The variable that tells a child the process id of its supervisor.
-SUPERVISOR = "_ALERT_RECEIVER_SUPERVISOR"
+from setproctitle import setproctitle
+
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.01
 
 
-def end_with_parent() -> bool:
-    """Ask the kernel to end this process when its supervisor dies; return whether it has one."""
-    parent = os.environ.pop(SUPERVISOR, None)
-    if parent is None:
-        return False
-    follow_parent(int(parent))
-    return True
+def show_as(role: str) -> None:
+    """Name this process for `ps`, `top` and the like: forked ones else all look the same."""
+    setproctitle(f"receiver {role}")
 
 
 def follow_parent(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
@@ -25,6 +24,19 @@ def follow_parent(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, how)
         if os.getppid() != parent:
             sys.exit(1)  # It died before the kernel was asked.
+
+
+def ends_within(process: BaseProcess, seconds: float) -> bool:
+    """Wait for a child to end, at most so long; return whether it has.
+
+    `join` would also wait for what the child has left running.
+    """
+    deadline = time.monotonic() + seconds
+    while process.exitcode is None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
 
 
 def ending(exitcode: int | None) -> str:

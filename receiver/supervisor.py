@@ -1,18 +1,23 @@
-"""`receiver serve`: web and worker as child processes, with restarts, signals and one exit."""
+"""`receiver serve`: web and worker as child processes, with restarts, signals and one exit.
 
+They are forked, not started anew: what their programs are made of is in memory once for all.
+"""
+
+import gc
 import logging
+import multiprocessing
 import os
 import select
 import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from receiver.processes import SUPERVISOR
+from receiver.processes import ends_within, follow_parent, show_as
 
 # The exit status of a child that cannot start as it is set up; gunicorn's own for a failed boot.
 CANNOT_START = 3
@@ -22,14 +27,16 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _DEATHS = 10
 # What a child may take longer than the grace period to end by itself.
 _MARGIN_SECONDS = 5.0
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_FORK = multiprocessing.get_context("fork")
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Child:
     role: str
-    command: Sequence[str]
-    process: subprocess.Popen[bytes] | None = None
+    program: Callable[[], None]
+    process: BaseProcess | None = None
     started: float = 0.0
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
@@ -38,9 +45,9 @@ class _Child:
 class Supervisor:
     """Keeps its children running; ends when told to, or when one keeps dying."""
 
-    def __init__(self, commands: Mapping[str, Sequence[str]], grace: timedelta) -> None:
-        """`commands` maps a child's role to its command line."""
-        self._children = [_Child(role, command) for role, command in commands.items()]
+    def __init__(self, programs: Mapping[str, Callable[[], None]], grace: timedelta) -> None:
+        """`programs` maps a child's role to what it does all its life."""
+        self._children = [_Child(role, program) for role, program in programs.items()]
         self._grace = grace.total_seconds()
         self._told_to_stop = False
 
@@ -51,6 +58,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, _nothing)  # Handled, so that it wakes the wait below.
+        gc.freeze()  # What is never looked at again stays shared.
         code = 0
         while not self._told_to_stop and not code:
             code = self._look_after_children()
@@ -73,7 +81,7 @@ class Supervisor:
         """Start what is due and note what died; return an exit code when it is the end."""
         now = time.monotonic()
         for child in self._children:
-            if child.process is not None and (status := child.process.poll()) is not None:
+            if child.process is not None and (status := child.process.exitcode) is not None:
                 child.process = None
                 child.deaths = 1 if now - child.started > _STEADY_SECONDS else child.deaths + 1
                 seen = {"role": child.role, "status": status, "times": child.deaths}
@@ -92,28 +100,37 @@ class Supervisor:
         return 0
 
     def _start(self, child: _Child) -> None:
-        child.process = subprocess.Popen(  # noqa: S603 - this program itself
-            child.command,
-            env={**os.environ, SUPERVISOR: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            # Ctrl-C reaches the supervisor alone, which stops the children in good order.
-            start_new_session=True,
-        )
+        child.process = _FORK.Process(target=_live, args=(child.role, child.program, os.getpid()))
+        # A child that is told to stop at once does so, when it has its own way to take signals.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        child.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         child.started = time.monotonic()
 
     def _end_children(self) -> None:
         """Tell the children to stop; kill what does not end in time."""
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         deadline = time.monotonic() + self._grace + _MARGIN_SECONDS
         for process in running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not ends_within(process, deadline - time.monotonic()):
                 _log.error("child did not end in time and is killed", extra={"pid": process.pid})
                 process.kill()
-                process.wait()
+                process.join()
+
+
+def _live(role: str, program: Callable[[], None], supervisor: int) -> None:
+    """A child's whole life."""
+    # Ctrl-C reaches the supervisor alone, which stops the children in good order.
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+    follow_parent(supervisor)
+    show_as(role)
+    program()
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

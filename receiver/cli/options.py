@@ -45,13 +45,3 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_settings(flags: dict[str, str], config: Path | None) -> Settings:
     """Return the settings of this process; the one place that reads its environment."""
     return load(dict(os.environ), flags, config)
-
-
-def settings_arguments() -> list[str]:
-    """Return the options of this command line as they were given, for a child process."""
-    context = click.get_current_context()
-    arguments: list[str] = []
-    for name, value in context.params.items():
-        if value is not None and (name in table() or name == "config"):
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
-    return arguments

@@ -1,20 +1,26 @@
 """`receiver serve`, `receiver web` and `receiver worker`."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from receiver import logs, tracing
-from receiver.cli.options import settings_arguments, settings_options
-from receiver.errors import JournalUnusableError, PerformerLostError, PluginError, SettingsError
-from receiver.processes import end_with_parent
+from receiver.cli.options import settings_options
+from receiver.errors import JournalUnusableError, PluginError, ReceiverError, SettingsError
 from receiver.settings import Settings
 from receiver.supervisor import CANNOT_START, Supervisor
 from receiver.web.binding import check_bind
+
+if TYPE_CHECKING:
+    from receiver.worker.performer import Performer
 
 _log = logging.getLogger(__name__)
 
@@ -31,62 +37,96 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
     tracing.check(settings)
-    arguments = settings_arguments()
-    children = {role: [sys.executable, "-m", "receiver", role, *arguments]
-                for role in ("web", "worker")}  # fmt: skip
     with shared_directory():
-        code = Supervisor(children, settings.grace_period).run()
+        _import_programs()
+        _prepare_journal(settings)
+        programs = {"web": partial(_web, settings), "worker": partial(_worker, settings, True)}
+        code = Supervisor(programs, settings.grace_period).run()
     sys.exit(code)
+
+
+def _import_programs() -> None:
+    """Import what the children need, so that they share it."""
+    import receiver.web.server
+    import receiver.worker.loop  # noqa: F401
+
+
+def _prepare_journal(settings: Settings) -> None:
+    """Make or migrate the journal, in a process that takes with it what only that needs."""
+    process = multiprocessing.get_context("fork").Process(target=_open_once, args=(settings,))
+    process.start()
+    process.join()
+
+
+def _open_once(settings: Settings) -> None:
+    from receiver.journal.journal import Journal
+
+    with suppress(ReceiverError):  # Those who cannot do without it say so.
+        Journal(settings.journal_url).close()
 
 
 @click.command
 @settings_options
 def web(settings: Settings) -> None:
     """Accept notifications and write them to the journal; a worker runs the actions."""
-    from receiver.web.server import Server
-
-    supervised = end_with_parent()
     logs.configure(settings.log_level, settings.log_format)
     check_bind(settings)
     tracing.check(settings)
     master = os.getpid()
     try:
-        Server(settings).run()
+        _web(settings)
     except SystemExit as end:
-        # gunicorn's own code for a failed boot is for the supervisor; a user gets the usual 1.
-        if end.code == CANNOT_START and not supervised and os.getpid() == master:
+        # gunicorn's own code for a failed boot is for a supervisor; a user gets the usual 1.
+        if end.code == CANNOT_START and os.getpid() == master:
             sys.exit(1)
         raise
+
+
+def _web(settings: Settings) -> None:
+    from receiver.web.server import Server
+
+    Server(settings).run()
 
 
 @click.command
 @settings_options
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""
+    logs.configure(settings.log_level, settings.log_format)
+    _worker(settings, is_supervised=False)
+
+
+def _worker(settings: Settings, is_supervised: bool) -> None:
+    from receiver.worker.performer import Performer
+
+    try:
+        with Performer(settings) as performer:
+            code = _work(settings, performer, is_supervised)
+    except ReceiverError as error:
+        if not is_supervised:
+            raise
+        _log.critical("worker cannot start", extra={"error": str(error)})
+        # Of anything else it may be free the next time.
+        lasts = isinstance(error, SettingsError | PluginError | JournalUnusableError)
+        sys.exit(CANNOT_START if lasts else 1)
+    logging.shutdown()
+    # Threads that wait for processes of actions must not keep this one.
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _work(settings: Settings, performer: "Performer", is_supervised: bool) -> int:
     from receiver.journal.journal import Journal
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
     from receiver.worker.loop import Worker
-    from receiver.worker.performer import Performer
 
-    supervised = end_with_parent()
-    logs.configure(settings.log_level, settings.log_format)
-    try:
-        performer = Performer(settings)
-        journal = Journal(settings.journal_url)
-        loaded = performer.loaded()
-    except (SettingsError, PluginError, JournalUnusableError) as error:
-        if not supervised:
-            raise
-        _log.critical("worker cannot start", extra={"error": str(error)})
-        sys.exit(CANNOT_START)
-    except PerformerLostError as error:
-        _log.critical("worker cannot start", extra={"error": str(error)})
-        sys.exit(1)  # It may have been killed, and do better next time.
+    journal = Journal(settings.journal_url)
+    loaded = performer.loaded()
     count_as("worker")
     traces = tracing.start(settings, "worker")
     counts = WorkerCounts(loaded.actions)
-    if settings.worker_metrics_bind and not supervised:
+    if settings.worker_metrics_bind and not is_supervised:
         # Flask with it, which else no worker needs.
         from receiver.web.workerside import listen
 
@@ -101,7 +141,4 @@ def worker(settings: Settings) -> None:
     signal.signal(signal.SIGINT, stop)
     code = one.run()
     traces.close()
-    logging.shutdown()
-    # Threads of actions that never returned must not keep the process.
-    sys.stdout.flush()
-    os._exit(code)
+    return code

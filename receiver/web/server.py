@@ -77,6 +77,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
             "logger_class": _Logger,
             "worker_exit": self._close,
+            "proc_name": "receiver web",
         }
         if settings.tls_cert:
             options |= {"certfile": str(settings.tls_cert), "keyfile": str(settings.tls_key)}

@@ -108,10 +108,6 @@ class Dispatch:
         self._returned.put(Returned(attempt, end))
         self._wake()
 
-    def close(self) -> None:
-        """Let the performer end, and with it what never returned."""
-        self._performer.close()
-
 
 def _kept_from_ending(one: Returned) -> Returned:
     """Take an attempt that was told to stop for the loss of its lease for interrupted."""

@@ -21,7 +21,7 @@ from receiver.journal.due import ClaimedRun
 from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import AttemptEnd
-from receiver.processes import ending, follow_parent
+from receiver.processes import ending, follow_parent, show_as
 from receiver.settings import Settings
 from receiver.worker.attempts import Attempt
 from receiver.worker.performance import Performance
@@ -126,6 +126,7 @@ def _child(theirs: "Connection[object, object]") -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     order = theirs.recv()
     assert isinstance(order, _Order)
+    show_as(f"attempt {order.run.attempt} of run {order.run.id}: {order.run.action}")
     # A plugin's own counters would leave a file for every attempt.
     os.environ.pop(SHARED_DIRECTORY, None)
     logs.configure(order.settings.log_level, order.settings.log_format)

@@ -335,7 +335,6 @@ class Worker:
                 self._instance.close()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
-        self._dispatch.close()
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
 

@@ -32,7 +32,7 @@ from receiver.journal.due import ClaimedRun
 from receiver.metrics.sharing import count_as
 from receiver.plugins import Actions, load_actions, rules_of
 from receiver.policies import AttemptEnd, Rules
-from receiver.processes import ending, follow_parent
+from receiver.processes import ending, ends_within, follow_parent, show_as
 from receiver.settings import Settings
 from receiver.worker.attempts import fields_of
 from receiver.worker.leases import hold_with
@@ -151,17 +151,20 @@ class Performer:
         try:
             return self._line.recv()
         except (EOFError, OSError):
-            self._process.join(_LAST_WORDS_SECONDS)
+            ends_within(self._process, _LAST_WORDS_SECONDS)
             raise self._loss() from None
 
     def _loss(self) -> PerformerLostError:
         return PerformerLostError(f"the process of the actions {ending(self._process.exitcode)}")
 
-    def close(self) -> None:
+    def __enter__(self) -> "Performer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Let it end, with the threads of actions that never returned."""
         self._line.close()
-        self._process.join(_LAST_WORDS_SECONDS)
-        self._process.kill()
+        if not ends_within(self._process, _LAST_WORDS_SECONDS):
+            self._process.kill()
 
 
 def _live(
@@ -173,6 +176,7 @@ def _live(
     """The performer's whole life."""
     near.close()
     follow_parent(worker, signal.SIGKILL)
+    show_as("performer")
     for number in (signal.SIGTERM, signal.SIGINT):
         # The worker stops in good order, and this with it. What an action starts inherits none.
         signal.signal(number, _nothing)
@@ -181,9 +185,9 @@ def _live(
         actions = load_actions(settings)
         rules = rules_of(settings, actions)
     except (SettingsError, PluginError) as error:
-        line.send(error)
+        _tell(line, error)
         os._exit(1)
-    line.send(Loaded(actions.loaded, rules))
+    _tell(line, Loaded(actions.loaded, rules))
     traces = tracing.start(settings, "performer")
     _Stage(line, actions, rules, traces).serve()
     traces.close()
@@ -251,9 +255,13 @@ class _Stage:
         self._send(Performed(run.id, run.attempt, end, trace_id))
 
     def _send(self, message: object) -> None:
-        # Who hears no more has ended, and so will this process.
-        with self._sending, suppress(OSError):
-            self._line.send(message)
+        with self._sending:
+            _tell(self._line, message)
+
+
+def _tell(line: "Connection[object, object]", message: object) -> None:
+    with suppress(OSError):  # Who hears no more has ended, and so will this process.
+        line.send(message)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

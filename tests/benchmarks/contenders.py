@@ -244,7 +244,7 @@ class ReceiverWithRuns(Receiver):
     def signal_worker(self, number: signal.Signals) -> None:
         """Halt its worker, or let it go on."""
         for pid in self._pids():
-            if b"\0worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"receiver worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, number)
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,13 @@ class Receiver:
     def children(self) -> dict[str, int]:
         """Return role -> pid of the children of `receiver serve`."""
         assert self.process is not None
-        found = {}
+        found: dict[str, int] = {}
         for pid in _children(self.process.pid):
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # It has ended meanwhile.
-            if len(words) > 3:  # Else it is not yet what it is about to become.
-                found[words[3].decode()] = pid
+            with suppress(FileNotFoundError, ProcessLookupError):  # It has ended meanwhile.
+                # gunicorn puts its own words around the title.
+                title = Path(f"/proc/{pid}/cmdline").read_text()
+                # Without a role it is not yet what it is about to become.
+                found |= {role: pid for role in ("web", "worker") if f"receiver {role}" in title}
         return found
 
     def kill(self) -> None:

@@ -14,20 +14,22 @@ class ReceiverError(Exception):
     """The root of the tree: catching it catches all that the receiver raises on purpose."""
 
 
-class SettingsError(ReceiverError):
+class _ProblemsError(ReceiverError):
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        """Stay what it is on the way from process to process."""
+        return type(self), (self.problems,)
+
+
+class SettingsError(_ProblemsError):
     """The settings cannot be used; `problems` holds every one of them, each with its cure."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(self.problems))
 
-
-class PluginError(ReceiverError):
+class PluginError(_ProblemsError):
     """One or more plugins that are named or enabled cannot be used; `problems` holds them all."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(self.problems))
 
 
 class NotificationError(ReceiverError):

@@ -150,3 +150,21 @@ def test_result_that_cannot_be_read_is_a_success_all_the_same() -> None:
     assert json.loads(end.result or "") == {
         "answer": "<Closed that cannot be read: ConnectionError>", "number": 7
     }  # fmt: skip
+
+
+class Moment(datetime):
+    """A class of moments that only a plugin has."""
+
+
+class Pause(timedelta):
+    """A class of pauses that only a plugin has."""
+
+
+def test_times_are_told_in_classes_that_every_process_knows() -> None:
+    def act() -> None:
+        raise TemporaryError(retry_at=Moment(2026, 1, 2, 3, 4, 5, 6, UTC), retry_after=Pause(0, 7))
+
+    end = perform(act)
+    assert (type(end.retry_at), type(end.retry_after)) == (datetime, timedelta)
+    assert end.retry_at == NOW.replace(microsecond=6)
+    assert end.retry_after == timedelta(seconds=7)

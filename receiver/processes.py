@@ -42,5 +42,8 @@ def ends_within(process: BaseProcess, seconds: float) -> bool:
 def ending(exitcode: int | None) -> str:
     """Say how a process ended, by the exit code that `multiprocessing` knows it by."""
     if exitcode is not None and exitcode < 0:
-        return f"was ended by {signal.Signals(-exitcode).name}"
+        try:
+            return f"was ended by {signal.Signals(-exitcode).name}"
+        except ValueError:  # A real-time signal has no name.
+            return f"was ended by signal {-exitcode}"
     return f"ended with status {exitcode}"

@@ -70,21 +70,18 @@ class Ears:
             # Open for writing too: else it would read as ended whenever the web goes away.
             self._listening.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
-    @property
-    def signal_fd(self) -> int:
-        """What `signal.set_wakeup_fd` may write to."""
-        return self._own_write
-
     def poke(self) -> None:
         """Wake the waiting thread, from any other."""
         with suppress(BlockingIOError):
             os.write(self._own_write, b"\0")
 
-    def wait(self, seconds: float, others: Sequence[int] = ()) -> None:
-        """Return when woken, or one of the others can be read; at the latest after so long."""
+    def wait(
+        self, seconds: float, to_read: Sequence[int] = (), to_write: Sequence[int] = ()
+    ) -> None:
+        """Return when woken, or when one of the others is ready; at the latest after so long."""
         called = self._listener.listen() if self._listener else None
-        waiting = [*self._listening, *others, *([] if called is None else [called])]
-        ready, _, _ = select.select(waiting, [], [], seconds)
+        waiting = [*self._listening, *to_read, *([] if called is None else [called])]
+        ready, _, _ = select.select(waiting, to_write, [], seconds)
         if self._listener and called in ready:
             self._listener.hear()
         for pipe in set(ready).intersection(self._listening):

@@ -102,8 +102,9 @@ class Server(BaseApplication):  # type: ignore[misc]
         follow_parent(os.getppid())
         count_as("web")
         try:
-            actions = load_actions(self._settings)
+            # Before plugins, which may change the directory that its path is relative to.
             self._journal = Journal(self._settings.journal_url)
+            actions = load_actions(self._settings)
             self._tracing = start_tracing(self._settings, "web")
             app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
         except JournalUnavailableError as error:

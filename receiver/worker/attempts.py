@@ -17,11 +17,12 @@ class Attempt:
     """One attempt of one run; who performs it is another process."""
 
     def __init__(self, run: ClaimedRun, policy: Policy) -> None:
-        """Start the clock: the deadline counts from the claim."""
+        """Start the clock; it starts anew if the performer begins the attempt later."""
         self.run = run
         self.policy = policy
         self.cancellation = Cancellation()
         self.started = time.monotonic()
+        self.is_begun = True
         self.is_timed_out = False
         self.has_lost_lease = False
         self.trace_id = trace_id_of(run.traceparent)

@@ -6,6 +6,8 @@ own.
 
 import logging
 import queue
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,11 +16,12 @@ from receiver.errors import PerformerLostError
 from receiver.journal.due import ClaimedRun
 from receiver.policies import AttemptEnd
 from receiver.settings import Settings
-from receiver.tracing import Span, Tracing
+from receiver.tracing import Tracing
 from receiver.worker import isolation
 from receiver.worker.attempts import Attempt
-from receiver.worker.performance import describe_error, traced
-from receiver.worker.performer import Order, Performer
+from receiver.worker.line import Cancel
+from receiver.worker.performance import traced
+from receiver.worker.performer import Performer
 from receiver.worker.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class Dispatch:
         """`wake` is called, by any thread, when an attempt in a process of its own has ended."""
         self._performer = performer
         self._performing: dict[tuple[int, int], Attempt] = {}
+        self._untaken: deque[Attempt] = deque()
         self._settings = settings
         self._tracing = tracing
         self._wake = wake
@@ -49,19 +53,21 @@ class Dispatch:
         self.is_lost = False
 
     @property
-    def performer_pid(self) -> int:
-        """The process in which most actions run."""
+    def performer(self) -> int:
+        """The process in which actions run that have none of their own."""
         return self._performer.pid
 
     def start(self, attempts: Sequence[Attempt]) -> None:
         """Start attempts, each at once."""
-        orders: list[Order] = []
+        orders: list[ClaimedRun] = []
         for one in attempts:
             if one.policy.isolation == "process":
                 self._threads.start(partial(self._perform_apart, one))
             else:
+                one.is_begun = False
+                self._untaken.append(one)
                 self._performing[one.run.id, one.run.attempt] = one
-                orders.append(Order(one.run, one.started))
+                orders.append(one.run)
         if orders:
             self._performer.perform(orders)
 
@@ -71,7 +77,7 @@ class Dispatch:
             attempt.cancellation.cancel(reason)
             key = attempt.run.id, attempt.run.attempt
             if key in self._performing:
-                self._performer.cancel(*key, reason)
+                self._performer.cancel(Cancel(*key, reason))
 
     def returned(self) -> Iterator[Returned]:
         """Yield what has ended by now; with the performer, all that it had under way."""
@@ -79,9 +85,10 @@ class Dispatch:
             yield _kept_from_ending(self._returned.get())
         try:
             for one in self._performer.performed():
-                attempt = self._performing.pop((one.run_id, one.attempt))
-                attempt.trace_id = one.trace_id
-                yield _kept_from_ending(Returned(attempt, one.end))
+                # An action may have forked; only one of the two is the attempt.
+                if attempt := self._performing.pop((one.run_id, one.attempt), None):
+                    attempt.trace_id = one.trace_id
+                    yield _kept_from_ending(Returned(attempt, one.end))
         except PerformerLostError as error:
             if not self.is_lost:
                 lost = {"error": str(error), "running": len(self._performing)}
@@ -91,20 +98,32 @@ class Dispatch:
                 _, attempt = self._performing.popitem()
                 yield Returned(attempt, AttemptEnd("interrupted", error=str(error)))
 
-    def waiting(self) -> list[int]:
-        """Return what becomes readable when there is something to hear."""
-        return [] if self.is_lost else [self._performer.fileno()]
+    def deaf_seconds(self) -> float:
+        """Return for how long the performer has begun nothing of what it was given.
+
+        An action that keeps the interpreter lock does that; what waits has its whole time then.
+        """
+        while len(self._untaken) > self._performer.untaken:
+            begun = self._untaken.popleft()
+            begun.is_begun, begun.started = True, self._performer.taken_at
+        return time.monotonic() - self._untaken[0].started if self._untaken else 0.0
+
+    def give_up(self) -> None:
+        """End the performer, whatever it does."""
+        self._performer.kill()
+
+    def waiting(self) -> tuple[list[int], list[int]]:
+        """Return what to wait for until it can be read, and until it can be written."""
+        if self.is_lost:
+            return [], []
+        line = self._performer.line
+        return [line.fileno()], [line.fileno()] if line.is_sending else []
 
     def _perform_apart(self, attempt: Attempt) -> None:
-        def perform(run: ClaimedRun, span: Span) -> AttemptEnd:
-            attempt.trace_id = span.trace_id
+        def perform(run: ClaimedRun) -> AttemptEnd:
             return isolation.perform_in_process(attempt, run, self._settings)
 
-        try:
-            end, _ = traced(self._tracing, attempt.run, perform)
-        except Exception as error:  # noqa: BLE001 - the thread's outermost loop
-            _log.exception("attempt could not be made", extra=attempt.fields)
-            end = AttemptEnd("failed", error=describe_error(error))
+        end, attempt.trace_id = traced(self._tracing, attempt.run, perform)
         self._returned.put(Returned(attempt, end))
         self._wake()
 

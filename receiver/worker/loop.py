@@ -26,8 +26,9 @@ from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, log_end
 from receiver.worker.dispatch import Dispatch, Returned
 from receiver.worker.leases import Instance
+from receiver.worker.line import Loaded
 from receiver.worker.performance import describe_error
-from receiver.worker.performer import Loaded, Performer
+from receiver.worker.performer import Performer
 
 _POLL_SECONDS = 1.0
 _UPKEEP_SECONDS = 1.0
@@ -35,6 +36,11 @@ _LOOK_SECONDS = 0.25
 _CLEAN_SECONDS = 60.0
 # An action that honours its deadline still needs a moment to return.
 _LATE_SECONDS = 0.5
+# A performer that begins nothing for longer gets no more to do for now, ...
+_DEAF_SECONDS = 0.25
+# ... and is ended, when what it does is also past its deadline.
+_DEAF_FOR_GOOD_SECONDS = 10.0
+_CURE = '[actions.NAME] isolation = "process"'
 _log = logging.getLogger(__name__)
 
 
@@ -81,12 +87,12 @@ class Worker:
         """Work until stopped."""
         _log.info("worker started", extra={"actions": sorted(self._actions),
                                            "instance": self._instance.id,
-                                           "performer": self._dispatch.performer_pid})  # fmt: skip
+                                           "performer": self._dispatch.performer})  # fmt: skip
         self._judge_anew()
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
-                self.ears.wait(wait, self._dispatch.waiting())
+                self.ears.wait(wait, *self._dispatch.waiting())
         self._drain()
         return 1 if self._dispatch.is_lost else 0
 
@@ -149,7 +155,7 @@ class Worker:
 
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
-            return _POLL_SECONDS
+            return _LOOK_SECONDS if self._is_deaf() else _POLL_SECONDS
         seconds = due.seconds_until_due(self._journal, self._actions)
         if seconds is None:
             return _POLL_SECONDS
@@ -162,7 +168,12 @@ class Worker:
         ]
         return min(wait, _POLL_SECONDS, *deadlines)
 
+    def _is_deaf(self) -> bool:
+        return self._dispatch.deaf_seconds() > _DEAF_SECONDS
+
     def _free(self) -> int:
+        if self._is_deaf():
+            return 0
         under_way = sum(not one.is_timed_out for one in self._running.values())
         return self._settings.worker_threads - under_way
 
@@ -175,20 +186,27 @@ class Worker:
                 self._dispatch.cancel(self._running[run_id], reason)
         abandoned: Counter[str] = Counter()
         for attempt in self._running.values():
-            if attempt.policy.isolation == "thread" and attempt.seconds_left() < -_LATE_SECONDS:
+            if not attempt.is_begun or attempt.policy.isolation == "process":
+                continue
+            if attempt.seconds_left() < -_LATE_SECONDS:
                 if not attempt.is_timed_out:
                     claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
                     attempt.is_timed_out = True  # Only now: what the journal missed is said again.
                     _log.error("attempt is past its deadline", extra=attempt.fields)
                     self._counts.abandoned(attempt.run.action)
                 abandoned[attempt.run.action] += 1
+        if abandoned and self._dispatch.deaf_seconds() > _DEAF_FOR_GOOD_SECONDS:
+            _log.critical(
+                "actions keep the interpreter past their deadline, so the worker is replaced",
+                extra={"actions": sorted(abandoned), "cure": _CURE},
+            )
+            self._dispatch.give_up()
         for action, number in abandoned.items():
             if number >= self._rules.policy(action).max_abandoned:
                 _log.critical(
                     "attempts never return, so the worker is replaced",
-                    extra={"action": action, "attempts": number,
-                           "cure": f"[actions.{action}] isolation = \"process\""},
-                )  # fmt: skip
+                    extra={"action": action, "attempts": number, "cure": _CURE},
+                )
                 self._open_breaker(action)
                 self._stopping = True
 
@@ -326,7 +344,7 @@ class Worker:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
             if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
                 break
-            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), self._dispatch.waiting())
+            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), *self._dispatch.waiting())
         for attempt in self._running.values():
             self._dispatch.cancel(attempt, "the worker stops")
             _log.warning("attempt did not return before the worker stopped", extra=attempt.fields)

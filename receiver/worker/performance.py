@@ -21,7 +21,7 @@ from receiver.errors import (
 from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, Policy
-from receiver.tracing import Span, Tracing, trace_id_of
+from receiver.tracing import Tracing, trace_id_of
 from receiver.worker.attempts import fields_of
 
 _LONGEST_TEXT = 2_000
@@ -41,7 +41,7 @@ class Performance:
         started: float,
         cancellation: Cancellation,
     ) -> None:
-        """`started` is the claim, on the monotonic clock that all processes of a machine share."""
+        """`started` is on the monotonic clock, which all processes of a machine share."""
         self._run = run
         self._actions = actions
         self._cancellation = cancellation
@@ -120,19 +120,24 @@ class Performance:
 
 
 def traced(
-    tracing: Tracing, run: ClaimedRun, perform: Callable[[ClaimedRun, Span], AttemptEnd]
+    tracing: Tracing, run: ClaimedRun, perform: Callable[[ClaimedRun], AttemptEnd]
 ) -> tuple[AttemptEnd, str]:
-    """Perform an attempt in a span of its own, to which its run then belongs.
+    """Perform an attempt in a span of its own, to which its run then belongs; never raises.
 
     Return how it ended, and the id of its trace: empty when nothing is traced.
     """
-    fields = fields_of(run, trace_id_of(run.traceparent))
-    with tracing.span(f"attempt {run.action}", run.traceparent, fields) as span:
-        end = perform(replace(run, traceparent=span.traceparent or None), span)
-        span.note({"outcome": end.outcome})
-        if end.outcome != "succeeded":
-            span.fail(end.error or end.outcome)
-    return end, span.trace_id
+    fields, trace_id = fields_of(run, trace_id_of(run.traceparent)), ""
+    try:
+        with tracing.span(f"attempt {run.action}", run.traceparent, fields) as span:
+            trace_id = span.trace_id
+            end = perform(replace(run, traceparent=span.traceparent or None))
+            span.note({"outcome": end.outcome})
+            if end.outcome != "succeeded":
+                span.fail(end.error or end.outcome)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the attempt has ended
+        _log.exception("attempt could not be made", extra=fields)
+        end = AttemptEnd("failed", error=describe_error(error))
+    return end, trace_id
 
 
 def describe_error(error: BaseException) -> str:

@@ -37,8 +37,12 @@ def execute(context):
     (HERE / f"begun {context.alert.fingerprint}").touch()
     if context.alert.labels.get("how") == "holds":
         ctypes.PyDLL(None).usleep(1_500_000)  # Called this way, it keeps the interpreter lock.
+    if context.alert.labels.get("how") == "holds for long":
+        ctypes.PyDLL(None).usleep(60_000_000)
     if context.alert.labels.get("how") == "waits":
         context.sleep(30)
+    if context.alert.labels.get("how") == "forks":
+        return os.fork() and "parent"
     return os.getpid()
 """
 
@@ -109,6 +113,51 @@ def test_alerts_too_large_for_the_line_reach_a_performer_that_does_not_listen_no
     runs = ended(tmp_path, 6)
     assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
     assert len(receiver.lines("worker started")) == 1
+
+
+def test_fork_that_returns_as_its_parent_does_ends_there(start: Start, tmp_path: Path) -> None:
+    receiver = start().wait_ready()
+    for number in range(3):
+        assert receiver.post(notification(alert(f"f{number}", labels={"how": "forks"}))).ok
+    runs = ended(tmp_path, 3)
+    assert {(run["outcome"], run["result"]) for run in runs} == {("succeeded", '"parent"')}
+    assert receiver.post(notification(alert("after"))).ok
+    ended(tmp_path, 4)
+    assert len(receiver.lines("worker started")) == 1
+    assert receiver.stop() == 0
+
+
+def test_what_waits_for_the_interpreter_lock_has_its_whole_time_then(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    # Each has less time than the lock is held for.
+    receiver = start(RECEIVER_ACTION_ACTS_TIMEOUT="1s").wait_ready()
+    assert receiver.post(notification(alert("holds", labels={"how": "holds"}))).ok
+    wait_until(lambda: (plugins / "begun holds").exists())
+    for number in range(6):
+        assert receiver.post(notification(alert(f"other {number}"))).ok
+    runs = ended(tmp_path, 7)
+    assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
+    late = receiver.lines("attempt is past its deadline")
+    assert {line["fingerprint"] for line in late} <= {"holds"}
+    assert len(receiver.lines("worker started")) == 1
+
+
+def test_action_that_keeps_the_interpreter_lock_past_its_deadline_ends_with_its_performer(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start(RECEIVER_ACTION_ACTS_TIMEOUT="1s", RECEIVER_ACTION_ACTS_MAX_ATTEMPTS="1")
+    receiver.wait_ready()
+    assert receiver.post(notification(alert("holds", labels={"how": "holds for long"}))).ok
+    wait_until(lambda: (plugins / "begun holds").exists())
+    assert receiver.post(notification(alert("other")), "/webhook/log_action").ok
+    runs = {run["fingerprint"]: run for run in ended(tmp_path, 2)}
+    assert (runs["holds"]["outcome"], runs["other"]["outcome"]) == ("failed", "succeeded")
+    assert runs["holds"]["error"] == "the process of the actions was ended by SIGKILL"
+    (told,) = receiver.lines(
+        "actions keep the interpreter past their deadline, so the worker is replaced"
+    )
+    assert told["actions"] == ["acts"]
 
 
 def test_cancel_reaches_the_action(start: Start, tmp_path: Path, plugins: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,15 +32,14 @@ def environment(directory: Path, path: str) -> dict[str, str]:
 
 
 def left_by(directory: Path) -> list[str]:
-    """Return the processes that name the directory, in their command line or environment."""
+    """Return the processes that have to do with the directory, by a file or their arguments."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if os.fsencode(directory / "receiver-demo-") in said:
-            found.append(process.name)
+        with suppress(OSError):  # It has ended meanwhile.
+            said = [(process / "cmdline").read_text(errors="replace")]
+            said += [os.readlink(one) for one in (process / "cwd", *(process / "fd").iterdir())]
+            if any(str(directory / "receiver-demo-") in one for one in said):
+                found.append(process.name)
     return found
 
 

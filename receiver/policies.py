@@ -144,7 +144,7 @@ class AttemptEnd:
     `outcome` is `succeeded`, `failed`, `cancelled` (it was asked to stop, and did), `interrupted`
     (its worker died) or `killed` (its own process died, or was killed at the deadline). `result`
     is JSON. `permanent`: trying again cannot help; `retry_at` and `retry_after` are the plugin's
-    word on when it may.
+    word on when it may. One that has not `has_begun` is known to have done nothing.
     """
 
     outcome: str
@@ -153,6 +153,7 @@ class AttemptEnd:
     permanent: bool = False
     retry_at: datetime | None = None
     retry_after: timedelta | None = None
+    has_begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ def after_attempt(
         return Next("succeeded", "the action succeeded")
     if end.outcome == "cancelled":
         return Next("cancelled", end.error or "cancelled")
+    if not end.has_begun:
+        return Next(None, f"attempt {attempt} was claimed, and had not begun", now)
     interrupted = end.outcome in ("interrupted", "killed")
     if interrupted and policy.on_interrupt == "hold":
         why = end.error or "it was interrupted"

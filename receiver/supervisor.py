@@ -41,33 +41,62 @@ class _Child:
     deaths: int = 0
     start_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a process that has not ended."""
+        return self.process is not None and self.process.exitcode is None
+
 
 class Supervisor:
     """Keeps its children running; ends when told to, or when one keeps dying."""
 
-    def __init__(self, programs: Mapping[str, Callable[[], None]], grace: timedelta) -> None:
-        """`programs` maps a child's role to what it does all its life."""
+    def __init__(
+        self,
+        programs: Mapping[str, Callable[[], None]],
+        grace: timedelta,
+        first: Callable[[], None],
+    ) -> None:
+        """`programs` maps a child's role to what it does all its life.
+
+        `first` is done before, once, by a child that takes with it what only that needs. Whether
+        it succeeds is no matter here. Signals are heeded from now on.
+        """
+        self._first = _Child("start", first)
         self._children = [_Child(role, program) for role, program in programs.items()]
         self._grace = grace.total_seconds()
         self._told_to_stop = False
-
-    def run(self) -> int:
-        """Supervise until the end; return the exit code."""
-        awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, _nothing)  # Handled, so that it wakes the wait below.
+
+    def run(self) -> int:
+        """Supervise until the end; return the exit code."""
         gc.freeze()  # What is never looked at again stays shared.
         code = 0
-        while not self._told_to_stop and not code:
-            code = self._look_after_children()
-            if not code and not self._told_to_stop:
-                select.select([awake], [], [], self._seconds_until_due())
-                with suppress(BlockingIOError):
-                    os.read(awake, 4096)
-        self._end_children()
+        try:
+            self._do_first()
+            while not self._told_to_stop and not code:
+                code = self._look_after_children()
+                if not code:
+                    self._wait(self._seconds_until_due())
+        finally:
+            self._end_children()
         return code
+
+    def _do_first(self) -> None:
+        if not self._told_to_stop:
+            self._start(self._first)
+        while self._first.is_running and not self._told_to_stop:
+            self._wait(_LONGEST_PAUSE_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a signal, at most so long."""
+        if not self._told_to_stop:
+            select.select([self._awake], [], [], seconds)
+            with suppress(BlockingIOError):
+                os.read(self._awake, 4096)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
@@ -81,7 +110,10 @@ class Supervisor:
         """Start what is due and note what died; return an exit code when it is the end."""
         now = time.monotonic()
         for child in self._children:
-            if child.process is not None and (status := child.process.exitcode) is not None:
+            if child.process is None and child.start_at <= now:
+                self._start(child)
+            if not child.is_running and child.start_at <= now:
+                status = child.process.exitcode if child.process is not None else None
                 child.process = None
                 child.deaths = 1 if now - child.started > _STEADY_SECONDS else child.deaths + 1
                 seen = {"role": child.role, "status": status, "times": child.deaths}
@@ -95,21 +127,26 @@ class Supervisor:
                 child.start_at = now + pause
                 seen["pause_seconds"] = pause
                 _log.error("child ended, it is started again", extra=seen)
-            if child.process is None and child.start_at <= now:
-                self._start(child)
         return 0
 
     def _start(self, child: _Child) -> None:
-        child.process = _FORK.Process(target=_live, args=(child.role, child.program, os.getpid()))
+        """Start a child; without a process, when the machine has none to give."""
+        process = _FORK.Process(target=_live, args=(child.role, child.program, os.getpid()))
+        child.started = time.monotonic()
         # A child that is told to stop at once does so, when it has its own way to take signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        child.process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-        child.started = time.monotonic()
+        try:
+            process.start()
+            child.process = process
+        except OSError as error:
+            _log.error("child cannot be made", extra={"role": child.role, "error": str(error)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def _end_children(self) -> None:
         """Tell the children to stop; kill what does not end in time."""
-        running = [child.process for child in self._children if child.process is not None]
+        children = [self._first, *self._children]
+        running = [child.process for child in children if child.process is not None]
         for process in running:
             process.terminate()
         deadline = time.monotonic() + self._grace + _MARGIN_SECONDS

@@ -414,3 +414,11 @@ def test_instant_of_the_next_attempt_is_aware() -> None:
 
     assert isinstance(found, datetime)
     assert found.tzinfo is not None
+
+
+def test_attempt_that_had_not_begun_is_made_again_whatever_the_policy() -> None:
+    policy = Policy(max_attempts=1, on_interrupt="hold")
+    end = AttemptEnd("interrupted", error="its process was ended by SIGKILL", has_begun=False)
+    step = after_attempt(end, 1, policy, T0, 0.5)
+    assert (step.outcome, step.due_at) == (None, T0)
+    assert step.reason == "attempt 1 was claimed, and had not begun"

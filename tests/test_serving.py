@@ -128,6 +128,42 @@ def test_killed_child_is_started_again(start_receiver: Start, tmp_path: Path, ro
     journal.close()
 
 
+def test_child_for_which_there_is_no_process_is_made_later(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    # The first is for the journal, the second for the web.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "fork, calls = os.fork, []\n"
+        "def limited():\n"
+        "    calls.append(None)\n"
+        "    if len(calls) == 2:\n"
+        "        raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    return fork()\n"
+        "os.fork = limited\n"
+    )
+    receiver = start_receiver(PYTHONPATH=str(tmp_path)).wait_ready()
+    (failed,) = receiver.lines("child cannot be made")
+    assert failed["role"] == "web"
+    assert "Resource temporarily unavailable" in failed["error"]
+    assert receiver.post(notification(alert())).ok
+    assert receiver.stop() == 0
+
+
+@pytest.mark.parametrize("delay_seconds", [0.05, 0.15, 0.3, 0.5, 0.8])
+def test_signal_while_it_starts_ends_it_in_good_order(
+    start_receiver: Start, delay_seconds: float
+) -> None:
+    before = set(Path("/dev/shm").glob("alert-receiver-metrics-*"))
+    receiver = start_receiver()
+    made = lambda: set(Path("/dev/shm").glob("alert-receiver-metrics-*")) - before  # noqa: E731
+    wait_until(made, 20, "the first that it makes")
+    time.sleep(delay_seconds)
+    assert receiver.stop() == 0
+    assert "Traceback" not in receiver.text()
+    assert not made()
+
+
 def test_children_end_with_a_killed_supervisor(start_receiver: Start) -> None:
     receiver = start_receiver().wait_ready()
     children = receiver.children().values()

@@ -1,7 +1,6 @@
 """`receiver serve`, `receiver web` and `receiver worker`."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -38,10 +37,13 @@ def serve(settings: Settings) -> None:
     check_bind(settings)
     tracing.check(settings)
     with shared_directory():
+        programs = {
+            "web": partial(_web, settings),
+            "worker": partial(_worker, settings, is_supervised=True),
+        }
+        supervisor = Supervisor(programs, settings.grace_period, partial(_open_once, settings))
         _import_programs()
-        _prepare_journal(settings)
-        programs = {"web": partial(_web, settings), "worker": partial(_worker, settings, True)}
-        code = Supervisor(programs, settings.grace_period).run()
+        code = supervisor.run()
     sys.exit(code)
 
 
@@ -51,14 +53,8 @@ def _import_programs() -> None:
     import receiver.worker.loop  # noqa: F401
 
 
-def _prepare_journal(settings: Settings) -> None:
-    """Make or migrate the journal, in a process that takes with it what only that needs."""
-    process = multiprocessing.get_context("fork").Process(target=_open_once, args=(settings,))
-    process.start()
-    process.join()
-
-
 def _open_once(settings: Settings) -> None:
+    """Make or migrate the journal."""
     from receiver.journal.journal import Journal
 
     with suppress(ReceiverError):  # Those who cannot do without it say so.
@@ -96,7 +92,7 @@ def worker(settings: Settings) -> None:
     _worker(settings, is_supervised=False)
 
 
-def _worker(settings: Settings, is_supervised: bool) -> None:
+def _worker(settings: Settings, *, is_supervised: bool) -> None:
     from receiver.worker.performer import Performer
 
     try:

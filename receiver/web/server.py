@@ -42,6 +42,12 @@ class _Logger(Logger):  # type: ignore[misc]
         self.error_log.setLevel(logging.WARNING)
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    def handle_usr2(self) -> None:
+        """Start no second receiver: the journal has one web process on a machine."""
+        _log.warning("SIGUSR2 does nothing; start the receiver anew to update it")
+
+
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured from the settings; the application is made after the fork."""
 
@@ -57,7 +63,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to stop; raise SystemExit with gunicorn's own code when it gives up."""
         try:
-            super().run()
+            _Arbiter(self).run()
         except HaltServer as error:
             # It was told to stop at the moment when it gave up.
             raise SystemExit(error.exit_status) from error

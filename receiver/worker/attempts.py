@@ -22,7 +22,7 @@ class Attempt:
         self.policy = policy
         self.cancellation = Cancellation()
         self.started = time.monotonic()
-        self.is_begun = True
+        self.order: int | None = None  # The performer's, until it is known to have begun.
         self.is_timed_out = False
         self.has_lost_lease = False
         self.trace_id = trace_id_of(run.traceparent)

@@ -21,9 +21,14 @@ from receiver.worker import isolation
 from receiver.worker.attempts import Attempt
 from receiver.worker.line import Cancel
 from receiver.worker.performance import traced
-from receiver.worker.performer import Performer
+from receiver.worker.performer import AT_ONCE_SECONDS, Performer
 from receiver.worker.threads import Threads
 
+# An action that honours its deadline still needs a moment to return.
+LATE_SECONDS = 0.5
+# A performer that hears nothing for so long, although nothing in it has time left, never will.
+_DEAF_SECONDS = 10.0
+CURE = '[actions.NAME] isolation = "process"'
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +49,13 @@ class Dispatch:
         """`wake` is called, by any thread, when an attempt in a process of its own has ended."""
         self._performer = performer
         self._performing: dict[tuple[int, int], Attempt] = {}
-        self._untaken: deque[Attempt] = deque()
+        self._waiting: deque[Attempt] = deque()
         self._settings = settings
         self._tracing = tracing
         self._wake = wake
         self._threads = Threads()
         self._returned: queue.SimpleQueue[Returned] = queue.SimpleQueue()
+        self._deaf_told = False
         self.is_lost = False
 
     @property
@@ -59,17 +65,18 @@ class Dispatch:
 
     def start(self, attempts: Sequence[Attempt]) -> None:
         """Start attempts, each at once."""
-        orders: list[ClaimedRun] = []
+        waiting: list[Attempt] = []
         for one in attempts:
             if one.policy.isolation == "process":
                 self._threads.start(partial(self._perform_apart, one))
             else:
-                one.is_begun = False
-                self._untaken.append(one)
                 self._performing[one.run.id, one.run.attempt] = one
-                orders.append(one.run)
-        if orders:
-            self._performer.perform(orders)
+                waiting.append(one)
+        if waiting:
+            order = self._performer.perform([one.run for one in waiting])
+            for one in waiting:
+                one.order = order
+            self._waiting += waiting
 
     def cancel(self, attempt: Attempt, reason: str) -> None:
         """Ask the action of an attempt to stop; the first reason stays."""
@@ -81,6 +88,7 @@ class Dispatch:
 
     def returned(self) -> Iterator[Returned]:
         """Yield what has ended by now; with the performer, all that it had under way."""
+        self._note_begun()
         while not self._returned.empty():
             yield _kept_from_ending(self._returned.get())
         try:
@@ -94,23 +102,54 @@ class Dispatch:
                 lost = {"error": str(error), "running": len(self._performing)}
                 _log.critical("performer is lost, so the worker is replaced", extra=lost)
             self.is_lost = True
+            self._note_begun()
             while self._performing:
                 _, attempt = self._performing.popitem()
-                yield Returned(attempt, AttemptEnd("interrupted", error=str(error)))
+                has_begun = attempt.order is None
+                end = AttemptEnd("interrupted", error=str(error), has_begun=has_begun)
+                yield Returned(attempt, end)
 
-    def deaf_seconds(self) -> float:
-        """Return for how long the performer has begun nothing of what it was given.
+    def _note_begun(self) -> None:
+        """Let the time of those attempts run that the performer has begun."""
+        while self._waiting and self._performer.taken >= (self._waiting[0].order or 0):
+            begun = self._waiting.popleft()
+            begun.order, begun.started = None, self._performer.taken_at
 
-        An action that keeps the interpreter lock does that; what waits has its whole time then.
+    def is_overdue(self, attempt: Attempt) -> bool:
+        """Whether an attempt in a thread is past its deadline, and has nobody else to blame.
+
+        While an action keeps the interpreter lock, none can return.
         """
-        while len(self._untaken) > self._performer.untaken:
-            begun = self._untaken.popleft()
-            begun.is_begun, begun.started = True, self._performer.taken_at
-        return time.monotonic() - self._untaken[0].started if self._untaken else 0.0
+        if attempt.policy.isolation == "process" or attempt.order is not None:
+            return False
+        late = -attempt.seconds_left()
+        if late < 0:
+            return False
+        # Whoever could not go on until a moment ago has as long as others.
+        since = max(time.monotonic() - late, self._performer.deaf_until + LATE_SECONDS)
+        return self._performer.listens(since) and late > LATE_SECONDS
 
-    def give_up(self) -> None:
-        """End the performer, whatever it does."""
-        self._performer.kill()
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the performer cannot begin anything now."""
+        return self._performer.deaf_seconds() > AT_ONCE_SECONDS
+
+    def end_if_deaf(self) -> None:
+        """End a performer that hears nothing any more, unless an action may still return."""
+        seconds = self._performer.deaf_seconds()
+        if seconds < _DEAF_SECONDS or self.is_lost:
+            self._deaf_told &= seconds > 0
+            return
+        begun = [one for one in self._performing.values() if one.order is None]
+        within = sorted({one.run.action for one in begun if one.seconds_left() > -LATE_SECONDS})
+        told = {"seconds": round(seconds, 1), "cure": CURE}
+        if not within:
+            _log.critical("performer hears nothing, so the worker is replaced", extra=told)
+            self._performer.kill()
+        elif not self._deaf_told:
+            _log.error("performer hears nothing while an action keeps the interpreter",
+                       extra={**told, "actions": within})  # fmt: skip
+        self._deaf_told = True
 
     def waiting(self) -> tuple[list[int], list[int]]:
         """Return what to wait for until it can be read, and until it can be written."""

@@ -24,7 +24,7 @@ from receiver.settings import Settings
 from receiver.tracing import Tracing, trace_id_of
 from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, log_end
-from receiver.worker.dispatch import Dispatch, Returned
+from receiver.worker.dispatch import CURE, Dispatch, Returned
 from receiver.worker.leases import Instance
 from receiver.worker.line import Loaded
 from receiver.worker.performance import describe_error
@@ -34,13 +34,6 @@ _POLL_SECONDS = 1.0
 _UPKEEP_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
 _CLEAN_SECONDS = 60.0
-# An action that honours its deadline still needs a moment to return.
-_LATE_SECONDS = 0.5
-# A performer that begins nothing for longer gets no more to do for now, ...
-_DEAF_SECONDS = 0.25
-# ... and is ended, when what it does is also past its deadline.
-_DEAF_FOR_GOOD_SECONDS = 10.0
-_CURE = '[actions.NAME] isolation = "process"'
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +53,11 @@ class Worker:
     ) -> None:
         """Enter the journal and listen; nothing is claimed before `run`."""
         self._journal = journal
-        self._actions = loaded.actions
+        self._actions = sorted(loaded.actions)
         self._rules = loaded.rules
+        self._apart = [
+            one for one in self._actions if self._rules.policy(one).isolation == "process"
+        ]
         self._settings = settings
         self._counts = counts
         journal.wrote = counts.journal.wrote
@@ -75,7 +71,7 @@ class Worker:
         self._unrecorded: list[Returned] = []
         self._done: dict[str, float] = {}
         self._stopping = False
-        if any(self._rules.policy(one).isolation == "process" for one in loaded.actions):
+        if self._apart:
             isolation.prepare()
 
     def stop(self) -> None:
@@ -85,7 +81,7 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped."""
-        _log.info("worker started", extra={"actions": sorted(self._actions),
+        _log.info("worker started", extra={"actions": self._actions,
                                            "instance": self._instance.id,
                                            "performer": self._dispatch.performer})  # fmt: skip
         self._judge_anew()
@@ -155,25 +151,26 @@ class Worker:
 
     def _seconds_until_due(self) -> float:
         if self._free() <= 0:
-            return _LOOK_SECONDS if self._is_deaf() else _POLL_SECONDS
+            return _POLL_SECONDS
+        if self._dispatch.is_deaf:
+            return _LOOK_SECONDS
         seconds = due.seconds_until_due(self._journal, self._actions)
         if seconds is None:
             return _POLL_SECONDS
         # What is due and was not claimed waits for something else: no reason to turn faster.
         wait = seconds if seconds > 0 else _POLL_SECONDS
         deadlines = [
-            max(one.seconds_left() + _LATE_SECONDS, _LOOK_SECONDS)
+            max(one.seconds_left(), _LOOK_SECONDS)
             for one in self._running.values()
             if not one.is_timed_out
         ]
         return min(wait, _POLL_SECONDS, *deadlines)
 
-    def _is_deaf(self) -> bool:
-        return self._dispatch.deaf_seconds() > _DEAF_SECONDS
+    def _startable(self) -> list[str]:
+        """Return the actions whose runs could begin now."""
+        return self._apart if self._dispatch.is_deaf else self._actions
 
     def _free(self) -> int:
-        if self._is_deaf():
-            return 0
         under_way = sum(not one.is_timed_out for one in self._running.values())
         return self._settings.worker_threads - under_way
 
@@ -186,26 +183,18 @@ class Worker:
                 self._dispatch.cancel(self._running[run_id], reason)
         abandoned: Counter[str] = Counter()
         for attempt in self._running.values():
-            if not attempt.is_begun or attempt.policy.isolation == "process":
-                continue
-            if attempt.seconds_left() < -_LATE_SECONDS:
-                if not attempt.is_timed_out:
-                    claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
-                    attempt.is_timed_out = True  # Only now: what the journal missed is said again.
-                    _log.error("attempt is past its deadline", extra=attempt.fields)
-                    self._counts.abandoned(attempt.run.action)
-                abandoned[attempt.run.action] += 1
-        if abandoned and self._dispatch.deaf_seconds() > _DEAF_FOR_GOOD_SECONDS:
-            _log.critical(
-                "actions keep the interpreter past their deadline, so the worker is replaced",
-                extra={"actions": sorted(abandoned), "cure": _CURE},
-            )
-            self._dispatch.give_up()
+            if not attempt.is_timed_out and self._dispatch.is_overdue(attempt):
+                claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
+                attempt.is_timed_out = True  # Only now: what the journal missed is said again.
+                _log.error("attempt is past its deadline", extra=attempt.fields)
+                self._counts.abandoned(attempt.run.action)
+            abandoned[attempt.run.action] += attempt.is_timed_out
+        self._dispatch.end_if_deaf()
         for action, number in abandoned.items():
             if number >= self._rules.policy(action).max_abandoned:
                 _log.critical(
                     "attempts never return, so the worker is replaced",
-                    extra={"action": action, "attempts": number, "cure": _CURE},
+                    extra={"action": action, "attempts": number, "cure": CURE},
                 )
                 self._open_breaker(action)
                 self._stopping = True
@@ -234,8 +223,9 @@ class Worker:
         Return whether another look may find more at once. What the journal cannot take is kept.
         """
         self._collect()
+        startable = self._startable()
         free = 0 if self._stopping else self._free()
-        if not self._unrecorded and not (free > 0 and self._actions and self._may_claim()):
+        if not self._unrecorded and not (free > 0 and startable and self._may_claim(startable)):
             return False
         with self._journal.writing() as connection:
             self._mind_lease(self._instance.beat_in(connection))
@@ -244,8 +234,7 @@ class Worker:
                 self._jitter,
             )  # fmt: skip
             found = claims.claim_in(
-                self._journal, connection, self._instance.id, sorted(self._actions), free,
-                self._rules,
+                self._journal, connection, self._instance.id, startable, free, self._rules,
             )  # fmt: skip
         self._note(recorded)
         # Before anything else that may fail: what is claimed is this process's to attempt.
@@ -267,9 +256,9 @@ class Worker:
             if verdict.kind == "skip":
                 self._counts.run_ended(held["action"], "skipped")
 
-    def _may_claim(self) -> bool:
+    def _may_claim(self, startable: Sequence[str]) -> bool:
         """Whether anything is due: asked before the write lock is taken."""
-        seconds = due.seconds_until_due(self._journal, self._actions)
+        seconds = due.seconds_until_due(self._journal, startable)
         return seconds is not None and seconds <= 0
 
     def _record_last(self) -> None:

@@ -12,6 +12,8 @@ import mmap
 import multiprocessing
 import os
 import socket
+import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,8 @@ from receiver.worker.stage import live
 # Its last words take less, see `tracing`.
 _END_SECONDS = 3.0
 _LOOK_SECONDS = 1.0
+# What a performer that listens needs at most to hear something.
+AT_ONCE_SECONDS = 0.25
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -36,8 +40,11 @@ class Performer:
         """Fork it; it loads the plugins while its caller does something else."""
         ours, theirs = socket.socketpair()
         self._line = Line(ours)
-        self._given = 0
-        # Shared, so that to look at it needs nobody's help: how many it has taken, and when last.
+        self._sent_at: deque[float] = deque()
+        self._sent = 0
+        self._last_sent_at = 0.0
+        self.deaf_until = 0.0
+        # Shared, so that to look needs nobody's help: how many messages it took, and when the last.
         self._taken = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
         gc.freeze()  # What is never looked at again stays shared.
         target = partial(live, settings, ours, theirs, self._taken, os.getpid())
@@ -52,14 +59,33 @@ class Performer:
         return self._process.pid
 
     @property
-    def untaken(self) -> int:
-        """How many runs it was given and has not begun to attempt."""
-        return self._given - int(self._taken[0])
+    def taken(self) -> int:
+        """The number of the last order that it has begun to carry out."""
+        return int(self._taken[0])
 
     @property
     def taken_at(self) -> float:
-        """When it last began an attempt, on the machine's monotonic clock."""
+        """When it did, on the machine's monotonic clock."""
         return self._taken[1]
+
+    def deaf_seconds(self) -> float:
+        """Return for how long it has left something unheard; 0 when it has heard everything."""
+        while len(self._sent_at) > self._sent - self.taken:
+            if self.taken_at - self._sent_at.popleft() > AT_ONCE_SECONDS:
+                self.deaf_until = self.taken_at
+        return time.monotonic() - self._sent_at[0] if self._sent_at else 0.0
+
+    def listens(self, since: float) -> bool:
+        """Whether it was seen to listen, at once, after a moment; if that is not known, find out.
+
+        Who asks again a little later gets the answer.
+        """
+        if self.deaf_seconds() > 0:
+            return False
+        if self._last_sent_at > since and self.taken_at - self._last_sent_at < AT_ONCE_SECONDS:
+            return True
+        self._send([])
+        return False
 
     @property
     def line(self) -> Line:
@@ -85,10 +111,10 @@ class Performer:
                 return one
             self._line.wait(_LOOK_SECONDS)
 
-    def perform(self, orders: Orders) -> None:
-        """Start attempts, each at once in a thread."""
-        self._given += len(orders)
+    def perform(self, orders: Orders) -> int:
+        """Start attempts, each at once in a thread; return the number of the order."""
         self._send(orders)
+        return self._sent
 
     def cancel(self, order: Cancel) -> None:
         """Ask an action to stop."""
@@ -101,6 +127,9 @@ class Performer:
             yield one
 
     def _send(self, message: object) -> None:
+        self._sent += 1
+        self._last_sent_at = time.monotonic()
+        self._sent_at.append(self._last_sent_at)
         try:
             self._line.send(message)
         except OSError:

@@ -20,10 +20,13 @@ from receiver.plugins import Actions, load_actions, rules_of
 from receiver.policies import AttemptEnd, Rules
 from receiver.processes import follow_parent, show_as
 from receiver.settings import Settings
+from receiver.worker.attempts import fields_of
 from receiver.worker.leases import hold_with
 from receiver.worker.line import Cancel, Line, Loaded, Performed
 from receiver.worker.performance import Performance, traced
 from receiver.worker.threads import Threads
+
+_log = logging.getLogger(__name__)
 
 
 def live(
@@ -112,6 +115,9 @@ class _Stage:
             try:
                 line.wait()
                 for message in line.received():
+                    # First: what is told to have begun may not have, but never the reverse.
+                    self._taken[1] = time.monotonic()
+                    self._taken[0] += 1
                     self._heed(message)
             except (EOFError, OSError, ValueError):
                 return
@@ -132,17 +138,20 @@ class _Stage:
         began, cancellation = time.monotonic(), Cancellation()
         self._under_way[run.id, run.attempt] = cancellation
         self._threads.start(partial(self._perform, run, began, cancellation))
-        self._taken[1] = began
-        self._taken[0] += 1
 
     def _perform(self, run: ClaimedRun, began: float, cancellation: Cancellation) -> None:
         def perform(run: ClaimedRun) -> AttemptEnd:
             policy = self._rules.policy(run.action)
             return Performance(run, policy, self._actions, began, cancellation).perform()
 
-        end, trace_id = traced(self._traces, run, perform)
-        self._under_way.pop((run.id, run.attempt), None)
-        self._mouth.say(Performed(run.id, run.attempt, end, trace_id))
+        try:
+            end, trace_id = traced(self._traces, run, perform)
+            self._under_way.pop((run.id, run.attempt), None)
+            self._mouth.say(Performed(run.id, run.attempt, end, trace_id))
+        except BaseException:  # noqa: BLE001 - the thread's outermost
+            # Unheard, it would seem to go on for ever.
+            _log.exception("attempt cannot be told", extra=fields_of(run, ""))
+            os._exit(1)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

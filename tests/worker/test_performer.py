@@ -19,7 +19,7 @@ from receiver.journal.journal import Journal
 Start = Callable[..., Receiver]
 
 PLUGIN = """
-import ctypes, os, signal, time
+import ctypes, os, signal, threading, time
 from pathlib import Path
 from receiver import hookimpl
 
@@ -31,14 +31,23 @@ if IS_PERFORMER and (HERE / "deadly").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hold(seconds):
+    (HERE / "holds").touch()
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # Called this way, it keeps the interpreter lock.
+
+
 @hookimpl
 def execute(context):
     assert IS_PERFORMER
     (HERE / f"begun {context.alert.fingerprint}").touch()
     if context.alert.labels.get("how") == "holds":
-        ctypes.PyDLL(None).usleep(1_500_000)  # Called this way, it keeps the interpreter lock.
+        hold(1.5)
+    if context.alert.labels.get("how") == "leaves a thread that holds":
+        threading.Thread(target=hold, args=(60,), daemon=True).start()
+    if context.alert.labels.get("how") == "works":
+        time.sleep(0.5)
     if context.alert.labels.get("how") == "holds for long":
-        ctypes.PyDLL(None).usleep(60_000_000)
+        hold(60)
     if context.alert.labels.get("how") == "waits":
         context.sleep(30)
     if context.alert.labels.get("how") == "forks":
@@ -106,7 +115,7 @@ def test_alerts_too_large_for_the_line_reach_a_performer_that_does_not_listen_no
 ) -> None:
     receiver = start(RECEIVER_ACTION_ACTS_MAX_CONCURRENT="16").wait_ready()
     assert receiver.post(notification(alert("first", labels={"how": "holds"}))).ok
-    wait_until(lambda: (plugins / "begun first").exists())
+    wait_until(lambda: (plugins / "holds").exists())
     long = {f"long_{number}": "x" * 16_000 for number in range(20)}
     for number in range(5):
         assert receiver.post(notification(alert(f"large {number}", annotations=long))).ok
@@ -133,7 +142,7 @@ def test_what_waits_for_the_interpreter_lock_has_its_whole_time_then(
     # Each has less time than the lock is held for.
     receiver = start(RECEIVER_ACTION_ACTS_TIMEOUT="1s").wait_ready()
     assert receiver.post(notification(alert("holds", labels={"how": "holds"}))).ok
-    wait_until(lambda: (plugins / "begun holds").exists())
+    wait_until(lambda: (plugins / "holds").exists())
     for number in range(6):
         assert receiver.post(notification(alert(f"other {number}"))).ok
     runs = ended(tmp_path, 7)
@@ -149,15 +158,49 @@ def test_action_that_keeps_the_interpreter_lock_past_its_deadline_ends_with_its_
     receiver = start(RECEIVER_ACTION_ACTS_TIMEOUT="1s", RECEIVER_ACTION_ACTS_MAX_ATTEMPTS="1")
     receiver.wait_ready()
     assert receiver.post(notification(alert("holds", labels={"how": "holds for long"}))).ok
-    wait_until(lambda: (plugins / "begun holds").exists())
+    wait_until(lambda: (plugins / "holds").exists())
     assert receiver.post(notification(alert("other")), "/webhook/log_action").ok
     runs = {run["fingerprint"]: run for run in ended(tmp_path, 2)}
     assert (runs["holds"]["outcome"], runs["other"]["outcome"]) == ("failed", "succeeded")
     assert runs["holds"]["error"] == "the process of the actions was ended by SIGKILL"
-    (told,) = receiver.lines(
-        "actions keep the interpreter past their deadline, so the worker is replaced"
-    )
-    assert told["actions"] == ["acts"]
+    assert len(receiver.lines("performer hears nothing, so the worker is replaced")) == 1
+
+
+def test_performer_whose_interpreter_nobody_gives_back_is_replaced(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start(
+        # Neither of them says anything about a run that did not begin.
+        RECEIVER_ACTION_ACTS_MAX_ATTEMPTS="1",
+        RECEIVER_ACTION_ACTS_ON_INTERRUPT="hold",
+        RECEIVER_ACTION_ACTS_TIMEOUT="2s",
+    ).wait_ready()  # fmt: skip
+    holds = alert("holds", labels={"how": "leaves a thread that holds"})
+    assert receiver.post(notification(holds)).ok
+    wait_until(lambda: (plugins / "holds").exists())
+    assert receiver.post(notification(alert("other"))).ok
+    runs = {run["fingerprint"]: run for run in ended(tmp_path, 2)}
+    assert runs["other"]["outcome"] == "succeeded"
+    assert len(receiver.lines("performer hears nothing, so the worker is replaced")) == 1
+    assert receiver.lines("attempt is past its deadline") == []
+
+
+def test_action_that_had_begun_is_not_blamed_for_one_that_keeps_the_interpreter_lock(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    # Of more time than it needs, the lock takes more than the rest.
+    receiver = start(
+        RECEIVER_ACTION_ACTS_TIMEOUT="1s", RECEIVER_ACTION_ACTS_MAX_CONCURRENT="8"
+    ).wait_ready()  # fmt: skip
+    others = [alert(f"other {number}", labels={"how": "works"}) for number in range(4)]
+    assert receiver.post(notification(*others)).ok
+    wait_until(lambda: len(list(plugins.glob("begun other *"))) == 4)
+    assert receiver.post(notification(alert("holds", labels={"how": "holds"}))).ok
+    runs = ended(tmp_path, 5)
+    assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
+    late = receiver.lines("attempt is past its deadline")
+    assert {line["fingerprint"] for line in late} <= {"holds"}
+    assert len(receiver.lines("worker started")) == 1
 
 
 def test_cancel_reaches_the_action(start: Start, tmp_path: Path, plugins: Path) -> None:

@@ -40,6 +40,7 @@ _SENDERS = 4
 _NOTIFICATIONS = 25
 _LONGEST_DELAY_SECONDS = 0.25
 _OUTCOME_SECONDS = 60.0
+_FOUND_MICROSECONDS = 500_000
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ class Kill:
     def interrupts(self, attempt: dict[str, Any]) -> bool:
         """Whether it may have ended the worker in the midst of an attempt."""
         _, _, pid, _ = attempt["owner"].rsplit("-", 3)
+        # A worker may claim more before it finds that its performer is dead.
+        until = self.after + (_FOUND_MICROSECONDS if self.victim == "performer" else 0)
         return (
             self.signal in (signal.SIGKILL, signal.SIGSTOP)
             and int(pid) in self.pids
-            and attempt["started_at"] <= self.after
+            and attempt["started_at"] <= until
             and (attempt["finished_at"] is None or attempt["finished_at"] >= self.before)
         )
 

@@ -71,12 +71,19 @@ class Supervisor:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, _nothing)  # Handled, so that it wakes the wait below.
 
-    def run(self) -> int:
-        """Supervise until the end; return the exit code."""
-        gc.freeze()  # What is never looked at again stays shared.
+    def run(self, prepare: Callable[[], None]) -> int:
+        """Supervise until the end; return the exit code.
+
+        `prepare` is called here, beside `first`: what it imports, the children share.
+        """
         code = 0
         try:
-            self._do_first()
+            if not self._told_to_stop:
+                self._start(self._first)
+                prepare()
+                gc.freeze()  # What is never looked at again stays shared.
+            while self._first.is_running and not self._told_to_stop:
+                self._wait(_LONGEST_PAUSE_SECONDS)
             while not self._told_to_stop and not code:
                 code = self._look_after_children()
                 if not code:
@@ -84,12 +91,6 @@ class Supervisor:
         finally:
             self._end_children()
         return code
-
-    def _do_first(self) -> None:
-        if not self._told_to_stop:
-            self._start(self._first)
-        while self._first.is_running and not self._told_to_stop:
-            self._wait(_LONGEST_PAUSE_SECONDS)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, at most so long."""

@@ -42,8 +42,7 @@ def serve(settings: Settings) -> None:
             "worker": partial(_worker, settings, is_supervised=True),
         }
         supervisor = Supervisor(programs, settings.grace_period, partial(_open_once, settings))
-        _import_programs()
-        code = supervisor.run()
+        code = supervisor.run(_import_programs)
     sys.exit(code)
 
 

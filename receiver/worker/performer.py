@@ -43,6 +43,7 @@ class Performer:
         self._sent_at: deque[float] = deque()
         self._sent = 0
         self._last_sent_at = 0.0
+        # Until when it last heard something late.
         self.deaf_until = 0.0
         # Shared, so that to look needs nobody's help: how many messages it took, and when the last.
         self._taken = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")

@@ -276,6 +276,13 @@ class Sleepers(ReceiverWithRuns):
             "RECEIVER_GRACE_PERIOD": "1s",
         }
 
+    def pause(self, action: str) -> None:
+        """Start no run of an action from now on."""
+        subprocess.run(
+            [sys.executable, "-m", "receiver", "pause", action],
+            env=self.environment(), cwd=self.directory, capture_output=True, check=True,
+        )  # fmt: skip
+
 
 class OneByOne(ReceiverWithRuns):
     """`receiver web`, and no worker: what it has queued is worked off with a commit per step."""

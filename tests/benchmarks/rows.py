@@ -190,12 +190,14 @@ def _fill(journal: Path, runs: int) -> None:
 
 
 def beside_actions(stand: Stand) -> Iterator[Figure]:
-    """Accepting while eight actions run, and sleep."""
-    with stand.running(Receiver, Sleepers) as (idle, busy):
+    """Accepting while eight actions run, and sleep; what is accepted is paused beside both."""
+    with stand.running(Sleepers, Sleepers) as (idle, busy):
         busy.post(notification(8, 0))
         wait_until(lambda: busy.running() == 8, 30, "eight actions do not run")
-        busy.url = busy.url.replace("/webhook", "/webhook/log_action")
-        busy.settle = lambda: None
+        for one in (idle, busy):
+            one.pause("log_action")
+            one.url = one.url.replace("/webhook", "/webhook/log_action")
+            one.settle = lambda: None
         pairs = list(_compared(stand, stand.load(), busy, idle))
         yield figure_of("acceptance while 8 actions sleep / idle", "≥ 0.9",
                         [_rate(a) / _rate(b) for a, b in pairs])  # fmt: skip

@@ -71,7 +71,7 @@ def execute(
 ) -> Any:
     """Do the thing that the action is there for, because an alert fires.
 
-    Called in a worker thread, once per attempt; at most once at a time per target. Attempts of
+    Called in a thread, once per attempt; at most once at a time per target. Attempts of
     one run share `context.idempotency_key`: after a crash, the same run may be called again.
     `value` is NaN, `threshold` empty where the rule does not say. Return None, a text or something
     JSON can hold: it is kept with the run. Raising PermanentError ends the run `failed`;

@@ -1,1 +1,1 @@
-"""The worker process: claims due runs, attempts them in threads, and records how they ended."""
+"""The worker: claims due runs, has them performed by other processes, and records their ends."""

@@ -238,6 +238,21 @@ def test_broken_plugin_ends_the_start_with_its_name_and_cause(
     assert "no_such_module" in receiver.text()
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_file_in_the_place_of_the_wake_up_pipe_ends_the_start_with_its_cure(
+    start_receiver: Start, tmp_path: Path, command: str
+) -> None:
+    in_the_way = tmp_path / "data" / "wake"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("mine")
+    receiver = start_receiver(command)
+    assert receiver.process is not None
+    assert receiver.process.wait(20) == 1
+    assert f"{in_the_way} is in the way of the wake-up pipe; remove it" in receiver.text()
+    assert "Traceback" not in receiver.text()
+    assert in_the_way.read_text() == "mine"
+
+
 def test_nothing_is_left_running_after_sigterm(start_receiver: Start) -> None:
     receiver = start_receiver().wait_ready()
     children = receiver.children().values()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from receiver.errors import JournalUnavailableError, JournalUnusableError
 from receiver.journal.channel import Caller, Listener
 from receiver.journal.journal import Journal
 
@@ -18,6 +19,18 @@ from receiver.journal.journal import Journal
 def _pipe_path(journal: Journal) -> Path | None:
     directory = journal.shared_directory
     return directory / "wake" if directory else None
+
+
+def _opened(path: Path) -> int:
+    try:
+        with suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        if not stat.S_ISFIFO(path.stat().st_mode):
+            raise JournalUnusableError(f"{path} is in the way of the wake-up pipe; remove it")
+        # Open for writing too: else it would read as ended whenever the web goes away.
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except OSError as error:
+        raise JournalUnavailableError(f"the wake-up pipe cannot be opened: {error}") from error
 
 
 class Bell:
@@ -57,18 +70,17 @@ class Ears:
     """The worker's end: waits for the bell, for a finished attempt or for a time."""
 
     def __init__(self, journal: Journal) -> None:
-        """Listen on the pipe beside the journal, made here if it is missing, or to PostgreSQL."""
+        """Listen on the pipe beside the journal, made here if it is missing, or to PostgreSQL.
+
+        Raises JournalUnusableError when something else has the pipe's name, and
+        JournalUnavailableError when it cannot be made now.
+        """
         self._own_read, self._own_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._listening = [self._own_read]
         path = _pipe_path(journal)
         self._listener = Listener(journal.engine, self.poke) if path is None else None
         if path is not None:
-            with suppress(FileExistsError):
-                os.mkfifo(path, 0o600)
-            if not stat.S_ISFIFO(path.stat().st_mode):
-                raise FileExistsError(f"{path} is in the way of the wake-up pipe; remove it")
-            # Open for writing too: else it would read as ended whenever the web goes away.
-            self._listening.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+            self._listening.append(_opened(path))
 
     def poke(self) -> None:
         """Wake the waiting thread, from any other."""

@@ -327,10 +327,12 @@ class Worker:
         _log.info("worker drains", extra={"running": len(self._running)})
         while time.monotonic() < end:
             try:
+                self._mind_lease(self._instance.beat())
                 self._collect()
                 self._record_last()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
+                self._mind_lease(not self._instance.has_lost_lease())
             if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
                 break
             self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), *self._dispatch.waiting())

@@ -85,6 +85,25 @@ def test_frozen_worker_that_wakes_cannot_record_over_the_new_owner(
     assert first.stop() == 0
 
 
+def test_worker_that_drains_keeps_its_lease(
+    databases: Databases, witness: Witness, start_receiver: Callable[..., Receiver]
+) -> None:
+    url = databases.new("postgresql")
+    settings = {"RECEIVER_DATABASE_URL": url, "RECEIVER_LEASE": "2s", **witness.environment}
+    web = start_receiver("web", **settings).wait_ready()
+    first = start_receiver("worker", **settings).wait_ready()
+    body = notification(alert(annotations={"value": "1", "seconds": "8"}))
+    assert web.post(body, "/webhook/witness").status_code == 200
+    wait_until(lambda: witness.seen("begins"), 30)
+    start_receiver("worker", **settings).wait_ready()
+    # Its attempt takes much longer than the lease, and less than the grace period.
+    assert first.stop(60) == 0
+    assert [(one.event, one.attempt) for one in witness.seen()] == [("begins", 1), ("ends", 1)]
+    with psycopg.connect(url.replace("+psycopg", ""), row_factory=dict_row) as connection:
+        (run,) = connection.execute("SELECT * FROM runs").fetchall()
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+
+
 @pytest.fixture
 def journal(databases: Databases) -> Iterator[Journal]:
     made = Journal(databases.new("postgresql"))

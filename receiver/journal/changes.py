@@ -1,5 +1,6 @@
 """Carries out what `receiver.episodes` decided about the runs of an episode."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -33,7 +34,7 @@ _COPIED = (
 
 
 _EPISODE_RUN = [runs.c[name] for name in EpisodeRun.__dataclass_fields__]
-_CHUNK = 400
+_CHUNK = 200
 _WAITS = sa.or_(*(runs.c.state == sa.literal_column(f"'{state}'") for state in WAITING))
 
 
@@ -47,14 +48,21 @@ def runs_of_many(connection: Connection, rows: Sequence[Episode]) -> dict[Key, l
     found: dict[Key, list[EpisodeRun]] = {_key(row): [] for row in rows}
     begun = {_key(row): row.starts_at for row in rows}
     for source in sorted({row.source for row in rows}):
-        fingerprints = sorted({row.fingerprint for row in rows if row.source == source})
+        starts: dict[str, set[datetime]] = defaultdict(set)
+        for row in rows:
+            if row.source == source:
+                starts[row.fingerprint].add(row.starts_at)
+        fingerprints = sorted(starts)
         for start in range(0, len(fingerprints), _CHUNK):
+            some = fingerprints[start : start + _CHUNK]
             query = (
                 sa.select(runs.c.fingerprint, runs.c.episode_action, runs.c.starts_at,
                           *_EPISODE_RUN)
                 .where(
                     runs.c.source == source,
-                    runs.c.fingerprint.in_(fingerprints[start : start + _CHUNK]),
+                    runs.c.fingerprint.in_(some),
+                    # In the index with them: an alert that flaps has thousands of earlier runs.
+                    runs.c.starts_at.in_(sorted(set().union(*(starts[one] for one in some)))),
                 )
                 .order_by(runs.c.id)
             )  # fmt: skip

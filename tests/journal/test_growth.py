@@ -1,6 +1,7 @@
 """However many runs have finished: what is asked often is found by an index, on both databases."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -108,6 +109,41 @@ def test_hot_statement_reads_no_large_table_as_a_whole(
     plans = plans_of(journal, lambda: work(journal))
     assert plans
     assert {one: plan for one, plan in plans.items() if any(scans(line) for line in plan)} == {}
+
+
+def most_rows_of(journal: Journal, work: Callable[[], object]) -> int:
+    """Do something, and return how many rows the query that found the most gave."""
+    found = [0]
+
+    def look(
+        connection: Any, cursor: Any, statement: str, values: Any, context: Any, many: bool
+    ) -> None:
+        del connection, context, many
+        if statement.startswith("SELECT"):
+            asking = cursor.connection.cursor()
+            asking.execute(statement, values)
+            found.append(len(asking.fetchall()))
+            asking.close()
+
+    sa.event.listen(journal.engine, "before_cursor_execute", look)
+    try:
+        work()
+    finally:
+        sa.event.remove(journal.engine, "before_cursor_execute", look)
+    return max(found)
+
+
+@pytest.mark.parametrize("status", ["resolved", "firing"])
+def test_runs_of_earlier_episodes_are_not_read_when_an_alert_changes(
+    open_journal: Callable[..., Journal], status: str
+) -> None:
+    made = open_journal(clock=lambda: T0)
+    for number in range(50):
+        accept(made, alert("flaps", starts_at=T0 - timedelta(hours=50 - number)))
+    last = T0 - timedelta(hours=1)
+    if status == "firing":
+        accept(made, alert("flaps", "resolved", last, T0))
+    assert most_rows_of(made, lambda: accept(made, alert("flaps", status, last))) == 1
 
 
 def test_look_at_plans_would_notice_a_scan(journal: Journal) -> None:

@@ -1,6 +1,6 @@
 """Deletes what has been finished for long, in batches small enough to delay nobody."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -17,41 +17,47 @@ def delete_old(journal: Journal, retention: timedelta, batch: int = _BATCH) -> i
     A run goes once it is finished for so long, but not while its episode is open: what follows a
     resolved needs it. An episode goes when it is closed, was not seen for so long, and has no run.
     """
-    with journal.writing() as connection:
+    with journal.reading() as connection:
+        # Many rows may have to be looked at to find a few: nobody is to wait for that.
         before = journal.now(connection) - retention
-        is_open = sa.exists().where(
-            episodes.c.source == runs.c.source,
-            episodes.c.fingerprint == runs.c.fingerprint,
-            episodes.c.action == runs.c.episode_action,
-            episodes.c.starts_at == runs.c.starts_at,
-            episodes.c.closed_at.is_(None),
-        )
-        old_runs = (
-            sa.select(runs.c.id)
-            .where(
-                runs.c.state == sa.literal_column("'finished'"),
-                runs.c.finished_at < before,
-                runs.c.verify_at.is_(None),
-                ~is_open,
-            )
-            .limit(batch)
-        )
-        ids = list(connection.execute(old_runs).scalars())
-        if ids:
-            connection.execute(sa.delete(attempts).where(attempts.c.run_id.in_(ids)))
-            connection.execute(sa.delete(runs).where(runs.c.id.in_(ids)))
-        has_run = sa.exists().where(
-            runs.c.source == episodes.c.source,
-            runs.c.fingerprint == episodes.c.fingerprint,
-            runs.c.episode_action == episodes.c.action,
-        )
-        old_episodes = (
-            sa.select(episodes.c.id)
-            .where(episodes.c.closed_at.is_not(None), episodes.c.seen_at < before, ~has_run)
-            .limit(batch)
-        )
-        old_rejected = sa.select(rejected.c.id).where(rejected.c.seen_at < before).limit(batch)
-        deleted = len(ids)
-        for table, query in ((episodes, old_episodes), (rejected, old_rejected)):
-            deleted += connection.execute(sa.delete(table).where(table.c.id.in_(query))).rowcount
+        found = {
+            table: list(connection.execute(sa.select(table.c.id).where(old).limit(batch)).scalars())
+            for table, old in _old(before)
+        }
+    deleted = 0
+    if any(found.values()):
+        with journal.writing() as connection:
+            for table, old in _old(before):
+                # It may not be old any more, or about to be put back, retried or seen.
+                old_still = sa.select(table.c.id).where(table.c.id.in_(found[table]), old)
+                locked = journal.dialect.for_update(old_still, skip_locked=True)
+                ids = list(connection.execute(locked).scalars())
+                if table is runs:
+                    connection.execute(sa.delete(attempts).where(attempts.c.run_id.in_(ids)))
+                connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
+                deleted += len(ids)
     return deleted
+
+
+def _old(before: datetime) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
+    """Return which rows of each table are to go."""
+    is_open = sa.exists().where(
+        episodes.c.source == runs.c.source,
+        episodes.c.fingerprint == runs.c.fingerprint,
+        episodes.c.action == runs.c.episode_action,
+        episodes.c.starts_at == runs.c.starts_at,
+        episodes.c.closed_at.is_(None),
+    )
+    has_run = sa.exists().where(
+        runs.c.source == episodes.c.source,
+        runs.c.fingerprint == episodes.c.fingerprint,
+        runs.c.episode_action == episodes.c.action,
+    )
+    old_run = sa.and_(
+        runs.c.state == sa.literal_column("'finished'"),
+        runs.c.finished_at < before,
+        runs.c.verify_at.is_(None),
+        ~is_open,
+    )
+    old_episode = sa.and_(episodes.c.closed_at.is_not(None), episodes.c.seen_at < before, ~has_run)
+    return [(runs, old_run), (episodes, old_episode), (rejected, rejected.c.seen_at < before)]

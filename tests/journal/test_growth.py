@@ -11,7 +11,7 @@ from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import intake_of
-from receiver.journal import claims, due, outcomes, reading
+from receiver.journal import claims, due, outcomes, reading, retention
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -109,6 +109,25 @@ def test_hot_statement_reads_no_large_table_as_a_whole(
     plans = plans_of(journal, lambda: work(journal))
     assert plans
     assert {one: plan for one, plan in plans.items() if any(scans(line) for line in plan)} == {}
+
+
+def test_retention_reads_large_tables_only_where_nobody_waits_for_it(journal: Journal) -> None:
+    with journal.writing() as connection:
+        connection.exec_driver_sql("UPDATE episodes SET closed_at = seen_at WHERE id > 20000")
+    plans = plans_of(journal, lambda: retention.delete_old(journal, -timedelta(hours=1)))
+    # The first look has no rows to name; all others are under the write lock.
+    locked = {one: plan for one, plan in plans.items() if " IN (" in one}
+    assert len(locked) == 7
+    assert {one: plan for one, plan in locked.items() if any(scans(line) for line in plan)} == {}
+
+
+def test_look_for_what_is_old_waits_for_no_writer(
+    journal: Journal, open_journal: Callable[..., Journal]
+) -> None:
+    other = open_journal(clock=lambda: T0)
+    with other.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM probe")
+        assert retention.delete_old(journal, timedelta(days=30)) == 0
 
 
 def most_rows_of(journal: Journal, work: Callable[[], object]) -> int:

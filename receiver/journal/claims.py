@@ -219,6 +219,15 @@ def cancel_requests(journal: Journal, owner: str) -> dict[int, str]:
         return {found.id: found.cancel_requested for found in connection.execute(query)}
 
 
+def attempts_of(journal: Journal, owner: str) -> set[tuple[int, int]]:
+    """Return run id and number of the attempts that a process has under way, by the journal."""
+    with journal.reading() as connection:
+        query = sa.select(runs.c.id, runs.c.attempts).where(
+            runs.c.state == sa.literal_column("'running'"), runs.c.owner == owner
+        )
+        return {(found.id, found.attempts) for found in connection.execute(query)}
+
+
 def owners_of_running(journal: Journal) -> list[str]:
     """Return every process that owns a running run, as far as the journal knows."""
     with journal.reading() as connection:

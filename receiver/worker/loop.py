@@ -20,6 +20,7 @@ from receiver.journal.outcomes import Ended, Recorded
 from receiver.journal.requests import hold
 from receiver.journal.wakeup import Ears
 from receiver.metrics.counts import WorkerCounts
+from receiver.policies import AttemptEnd
 from receiver.settings import Settings
 from receiver.tracing import Tracing, trace_id_of
 from receiver.worker import isolation
@@ -137,6 +138,7 @@ class Worker:
 
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
+        self._give_back()
         self._recover()
         loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
@@ -294,6 +296,24 @@ class Worker:
                 if step.outcome is not None:
                     run = attempt.run
                     self._counts.run_ended(run.action, step.outcome, run.created_at)
+
+    def _give_back(self) -> None:
+        """End attempts that this worker has claimed, and does not know of: none has begun.
+
+        The answer to a commit can be lost, where the database is on another machine.
+        """
+        known = {*self._running.values(), *(one.attempt for one in self._unrecorded)}
+        unknown = claims.attempts_of(self._journal, self._instance.id) - {
+            (one.run.id, one.run.attempt) for one in known
+        }
+        if unknown:
+            end = AttemptEnd("interrupted", error="the claim was not confirmed", has_begun=False)
+            recorded = outcomes.record_ends(
+                self._journal, self._instance.id,
+                [Ended(run_id, attempt, end) for run_id, attempt in sorted(unknown)],
+                self._rules, self._jitter,
+            )  # fmt: skip
+            self._note_recovered(self._instance.id, recorded)
 
     def _recover(self) -> None:
         for owner in claims.owners_of_running(self._journal):

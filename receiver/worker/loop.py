@@ -103,6 +103,8 @@ class Worker:
 
     def _turn(self) -> float:
         """Do all that can be done now; return how many seconds the next turn may wait."""
+        # Before all that may fail: what is told and not heard would let the next turn not wait.
+        self._collect()
         try:
             self._mind_lease(self._instance.beat())
             if self._record_and_claim():
@@ -224,7 +226,6 @@ class Worker:
 
         Return whether another look may find more at once. What the journal cannot take is kept.
         """
-        self._collect()
         startable = self._startable()
         free = 0 if self._stopping else self._free()
         if not self._unrecorded and not (free > 0 and startable and self._may_claim(startable)):
@@ -346,9 +347,9 @@ class Worker:
         end = time.monotonic() + self._settings.grace_period.total_seconds()
         _log.info("worker drains", extra={"running": len(self._running)})
         while time.monotonic() < end:
+            self._collect()
             try:
                 self._mind_lease(self._instance.beat())
-                self._collect()
                 self._record_last()
             except JournalError as error:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})

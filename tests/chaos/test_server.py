@@ -67,12 +67,20 @@ def test_restart_of_the_server_loses_no_run_and_none_runs_twice(
     assert status(one, "meanwhile") == 503
     wait_until(lambda: not is_ready(one), 10)
     wait_until(lambda: witness.seen("ends"), 30)
+    # What it cannot tell keeps the worker from nothing, nor from waiting: it tries once a second.
+    began, before = time.monotonic(), failures(one)
+    wait_until(lambda: failures(one) >= before + 3, 20)
+    assert time.monotonic() - began > 1
     server.start()
     wait_until(lambda: is_ready(one), 30)
     assert status(one, "meanwhile") == 200
     wait_until(lambda: server.execute(_FINISHED) == [(2,)], 30)
     assert [made.attempt for made in witness.seen("begins")] == [1, 1]
     assert one.stop() == 0
+
+
+def failures(receiver: Receiver) -> int:
+    return len(receiver.lines("journal fails the worker"))
 
 
 @pytest.mark.parametrize("server", [_DISK_BYTES], indirect=True)

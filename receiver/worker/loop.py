@@ -72,6 +72,7 @@ class Worker:
         self._unrecorded: list[Returned] = []
         self._done: dict[str, float] = {}
         self._stopping = False
+        self._is_worn_out = False
         if self._apart:
             isolation.prepare()
 
@@ -91,7 +92,7 @@ class Worker:
             if not self._stopping:
                 self.ears.wait(wait, *self._dispatch.waiting())
         self._drain()
-        return 1 if self._dispatch.is_lost else 0
+        return 1 if self._dispatch.is_lost or self._is_worn_out else 0
 
     def _judge_anew(self) -> None:
         """Hold what was delayed to the policies of today, which may be others than before."""
@@ -201,7 +202,7 @@ class Worker:
                     extra={"action": action, "attempts": number, "cure": CURE},
                 )
                 self._open_breaker(action)
-                self._stopping = True
+                self._stopping = self._is_worn_out = True
 
     def _open_breaker(self, action: str) -> None:
         breaker = self._rules.policy(action).breaker

@@ -410,6 +410,27 @@ def test_worker_is_replaced_after_three_attempts_that_never_return(cage: Cage) -
     assert [one["attempts"] for one in replaced] == [3, 3]
 
 
+def test_worker_that_runs_alone_and_must_be_replaced_ends_with_a_failure(tmp_path: Path) -> None:
+    witness = Witness(tmp_path)
+    (witness.plugins / "hangs.py").write_text(plugin("threading.Event().wait()"))
+    environment = {
+        "RECEIVER_DATA_DIR": str(tmp_path / "data"),
+        "RECEIVER_ACTION_HANGS_TIMEOUT": "300ms",
+        "RECEIVER_ACTION_HANGS_MAX_ABANDONED": "1",
+        **witness.environment,
+    }
+    programs = [Receiver(one, environment, tmp_path / one) for one in ("web", "worker")]
+    try:
+        web, worker = (one.wait_ready() for one in programs)
+        assert web.post(notification(alert()), "/webhook/hangs").ok
+        assert worker.process is not None
+        # Whoever starts it again may do so after failures alone.
+        assert worker.process.wait(30) == 1
+    finally:
+        for one in programs:
+            one.kill()
+
+
 @pytest.mark.parametrize("victim", ["worker", "performer"])
 @pytest.mark.parametrize("action", ["forks", "starts_a_session"])
 def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(

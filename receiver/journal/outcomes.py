@@ -283,16 +283,23 @@ def verify_due(
     return seen
 
 
-def expire_approvals(journal: Journal, actions: Iterable[str], rules: Rules) -> list[int]:
+def expire_approvals(
+    journal: Journal, actions: Iterable[str], rules: Rules, limit: int = 100
+) -> list[int]:
     """Skip the runs of these actions that nobody approved in time; return their numbers."""
     if not _is_any(journal, runs.c.expires_at, "awaiting_approval"):
         return []
     with journal.writing() as connection:
         now = journal.now(connection)
-        query = sa.select(runs).where(
-            runs.c.state == sa.literal_column("'awaiting_approval'"),
-            runs.c.expires_at <= now,
-            runs.c.action.in_(sorted(actions)),
+        query = (
+            sa.select(runs)
+            .where(
+                runs.c.state == sa.literal_column("'awaiting_approval'"),
+                runs.c.expires_at <= now,
+                runs.c.action.in_(sorted(actions)),
+            )
+            .order_by(runs.c.expires_at, runs.c.id)
+            .limit(limit)  # Whole groups expire at once, and notifications are not to wait.
         )
         # Locked: a person may be approving one of them.
         expired = connection.execute(journal.dialect.for_update(query, skip_locked=True)).all()

@@ -1029,6 +1029,14 @@ def test_rejected_run_is_cancelled_for_good(journal: Journal) -> None:
     assert shown(journal) == [("a", "fired", "cancelled")]
 
 
+def test_group_that_nobody_approved_expires_in_parts(journal: Journal, clock: Clock) -> None:
+    accept(journal, APPROVED, *(alert(f"f{number}") for number in range(130)))
+    clock.move(minutes=20)
+    expire = lambda: len(outcomes.expire_approvals(journal, LOADED, APPROVED))  # noqa: E731
+    # Notifications wait for a few at a time, not for all of them.
+    assert [expire() for _ in range(3)] == [100, 30, 0]
+
+
 def test_what_nobody_approved_in_time_is_skipped_and_escalated(
     journal: Journal, clock: Clock
 ) -> None:

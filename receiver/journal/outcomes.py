@@ -96,11 +96,15 @@ def _attempt_values(one: Ended, now: datetime) -> dict[str, Any]:
 def _owned(
     connection: Connection, owner: str, ended: Iterable[Ended]
 ) -> list[tuple[Row | None, Ended]]:
-    by_id = {one.run_id: one for one in ended}
-    found = connection.execute(_OWNED, {"ids": list(by_id), "of_owner": owner})
-    owned: dict[int, Row] = {run.id: run for run in found if run.attempts == by_id[run.id].attempt}
-    ours: list[tuple[Row | None, Ended]] = [(run, by_id[key]) for key, run in owned.items()]
-    return ours + [(None, one) for key, one in by_id.items() if key not in owned]
+    by_key = {(one.run_id, one.attempt): one for one in ended}
+    ids = sorted({run_id for run_id, _ in by_key})
+    owned: dict[tuple[int, int], Row] = {
+        (run.id, run.attempts): run
+        for run in connection.execute(_OWNED, {"ids": ids, "of_owner": owner})
+        if (run.id, run.attempts) in by_key
+    }
+    ours: list[tuple[Row | None, Ended]] = [(run, by_key[key]) for key, run in owned.items()]
+    return ours + [(None, one) for key, one in by_key.items() if key not in owned]
 
 
 # Built once: for a run that does nothing, putting statements together would cost most.

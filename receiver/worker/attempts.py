@@ -28,6 +28,11 @@ class Attempt:
         self.trace_id = trace_id_of(run.traceparent)
 
     @property
+    def key(self) -> tuple[int, int]:
+        """What no other attempt has: the number of its run, and its own."""
+        return self.run.id, self.run.attempt
+
+    @property
     def fields(self) -> Mapping[str, object]:
         """The fields of every log line about this attempt."""
         return fields_of(self.run, self.trace_id)

@@ -68,7 +68,8 @@ class Worker:
         if self._instance.lock is not None:
             performer.hold(self._instance.lock)
         self._dispatch = Dispatch(performer, settings, tracing, self.ears.poke)
-        self._running: dict[int, Attempt] = {}
+        # By run and number: what was taken away, and claimed again, may still be under way.
+        self._running: dict[tuple[int, int], Attempt] = {}
         self._unrecorded: list[Returned] = []
         self._done: dict[str, float] = {}
         self._stopping = False
@@ -183,11 +184,11 @@ class Worker:
         """Note what is past its deadline, and pass on what a person wants stopped."""
         if not self._running or not self._is_due("look", _LOOK_SECONDS):
             return
-        for run_id, reason in claims.cancel_requests(self._journal, self._instance.id).items():
-            if run_id in self._running:
-                self._dispatch.cancel(self._running[run_id], reason)
+        wanted = claims.cancel_requests(self._journal, self._instance.id)
         abandoned: Counter[str] = Counter()
         for attempt in self._running.values():
+            if attempt.run.id in wanted:
+                self._dispatch.cancel(attempt, wanted[attempt.run.id])
             if not attempt.is_timed_out and self._dispatch.is_overdue(attempt):
                 claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
                 attempt.is_timed_out = True  # Only now: what the journal missed is said again.
@@ -243,7 +244,7 @@ class Worker:
         self._note(recorded)
         # Before anything else that may fail: what is claimed is this process's to attempt.
         attempts = [Attempt(run, self._rules.policy(run.action)) for run in found.claimed]
-        self._running |= {one.run.id: one for one in attempts}
+        self._running |= {one.key: one for one in attempts}
         self._dispatch.start(attempts)
         for run in found.claimed:
             self._counts.started(run)
@@ -277,21 +278,20 @@ class Worker:
 
     def _collect(self) -> None:
         for one in self._dispatch.returned():
-            self._running.pop(one.attempt.run.id, None)
+            self._running.pop(one.attempt.key, None)
             self._unrecorded.append(one)
         self._stopping |= self._dispatch.is_lost
 
     def _ended(self) -> list[Ended]:
-        return [
-            Ended(one.attempt.run.id, one.attempt.run.attempt, one.end) for one in self._unrecorded
-        ]
+        return [Ended(*one.attempt.key, one.end) for one in self._unrecorded]
 
     def _note(self, recorded: Sequence[Recorded]) -> None:
         """Log what has been recorded, and forget it."""
-        attempts = {one.attempt.run.id: one.attempt for one in self._unrecorded}
+        attempts = {one.attempt.key: one.attempt for one in self._unrecorded}
         self._unrecorded = []
         for outcome in recorded:
-            attempt, end, step = attempts[outcome.ended.run_id], outcome.ended.end, outcome.next
+            ended, step = outcome.ended, outcome.next
+            attempt, end = attempts[ended.run_id, ended.attempt], ended.end
             log_end(attempt, outcome)
             if step is not None:  # Else the run had another owner, who counts it.
                 self._counts.attempt_ended(attempt.run.action, end.outcome, attempt.seconds())
@@ -304,15 +304,12 @@ class Worker:
 
         The answer to a commit can be lost, where the database is on another machine.
         """
-        known = {*self._running.values(), *(one.attempt for one in self._unrecorded)}
-        unknown = claims.attempts_of(self._journal, self._instance.id) - {
-            (one.run.id, one.run.attempt) for one in known
-        }
-        if unknown:
+        known = {*self._running, *(one.attempt.key for one in self._unrecorded)}
+        if unknown := claims.attempts_of(self._journal, self._instance.id) - known:
             end = AttemptEnd("interrupted", error="the claim was not confirmed", has_begun=False)
             recorded = outcomes.record_ends(
                 self._journal, self._instance.id,
-                [Ended(run_id, attempt, end) for run_id, attempt in sorted(unknown)],
+                [Ended(*key, end) for key in sorted(unknown)],
                 self._rules, self._jitter,
             )  # fmt: skip
             self._note_recovered(self._instance.id, recorded)

@@ -18,7 +18,9 @@ from receivers import Receiver
 from waiting import wait_until
 from witness import Witness
 
+from receiver.journal import claims, outcomes
 from receiver.journal.journal import Journal
+from receiver.policies import Rules
 from receiver.worker.leases import Instance
 
 _PROGRAM = Path(__file__).parent / "replicas.py"
@@ -83,6 +85,38 @@ def test_frozen_worker_that_wakes_cannot_record_over_the_new_owner(
     assert [one["outcome"] for one in made] == ["interrupted", "succeeded"]
     # It has come back to stay: what it claims now is its own.
     assert first.stop() == 0
+
+
+def test_worker_that_wakes_may_claim_what_was_taken_from_it_while_that_goes_on(
+    databases: Databases, witness: Witness, start_receiver: Callable[..., Receiver]
+) -> None:
+    url = databases.new("postgresql")
+    backoff = {"RECEIVER_ACTION_WITNESS_BACKOFF": "10ms..20ms"}
+    settings = {"RECEIVER_DATABASE_URL": url, **backoff, **witness.environment}
+    web = start_receiver("web", **settings).wait_ready()
+    worker = start_receiver("worker", **settings).wait_ready()
+    body = notification(alert(annotations={"value": "1", "seconds": "5"}))
+    assert web.post(body, "/webhook/witness").status_code == 200
+    wait_until(lambda: witness.seen("begins"), 30)
+    assert worker.process is not None
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    journal = Journal(url)
+    try:
+        (owner,) = claims.owners_of_running(journal)
+        outcomes.recover_from(journal, owner, ["witness"], Rules(), lambda: 0.0)
+    finally:
+        os.kill(worker.process.pid, signal.SIGCONT)
+    query = "SELECT state, outcome, attempts FROM runs"
+
+    def runs() -> list[tuple[object, ...]]:
+        with journal.reading() as connection:
+            return [tuple(found) for found in connection.exec_driver_sql(query)]
+
+    wait_until(lambda: runs() == [("finished", "succeeded", 2)], 60)
+    journal.close()
+    events = [(one.event, one.attempt) for one in witness.seen()]
+    assert events == [("begins", 1), ("begins", 2), ("ends", 1), ("ends", 2)]
+    assert worker.stop() == 0
 
 
 def test_worker_that_drains_keeps_its_lease(

@@ -459,3 +459,24 @@ def test_ten_thousand_alerts_are_recorded_whole(journal: Journal) -> None:
         ("queued", None): 9_000,
         ("finished", "cancelled"): 1_000,
     }
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_attempt_that_was_taken_away_and_the_next_one_may_end_at_once(
+    journal: Journal, clock: Clock, newest_first: bool
+) -> None:
+    accept(journal, alert())
+    (first,) = claim(journal)
+    # Its worker was frozen; it wakes, and claims the run again before the first attempt returns.
+    outcomes.recover_from(journal, "w1", LOADED, RULES, lambda: 0.5)
+    clock.move(hours=1)
+    (second,) = claim(journal)
+    ended = [
+        Ended(first.id, first.attempt, AttemptEnd("failed")),
+        Ended(second.id, second.attempt, AttemptEnd("succeeded")),
+    ]
+    recorded = outcomes.record_ends(
+        journal, "w1", ended[::-1] if newest_first else ended, RULES, lambda: 0.5
+    )
+    became = {one.ended.attempt: one.next and one.next.outcome for one in recorded}
+    assert became == {1: None, 2: "succeeded"}

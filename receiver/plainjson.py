@@ -24,7 +24,7 @@ def dumps(value: Any) -> str:
 def _plain(value: Any, levels: int) -> Any:
     try:
         return _read(value, levels)
-    except Exception as error:  # noqa: BLE001 - a plugin's object
+    except BaseException as error:  # noqa: BLE001 - a plugin's object
         return f"<{type(value).__name__} that cannot be read: {type(error).__name__}>"
 
 
@@ -52,7 +52,7 @@ def text_of(value: object) -> str:
     """Return the text of any object: never raises, and holds nothing that a database refuses."""
     try:
         text = str(value)
-    except Exception as error:  # noqa: BLE001 - a plugin's object
+    except BaseException as error:  # noqa: BLE001 - a plugin's object
         return f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
     return _UNSTORABLE.sub("\ufffd", text)
 

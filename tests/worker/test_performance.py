@@ -59,6 +59,13 @@ class SilentError(Exception):
         raise RuntimeError("no text")
 
 
+class MuteError(Exception):
+    """An exception that ends whoever asks for its text."""
+
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -69,6 +76,11 @@ class SilentError(Exception):
             SilentError(),
             "SilentError: <SilentError whose text cannot be had: RuntimeError>",
             id="cannot be shown",
+        ),
+        pytest.param(
+            MuteError(),
+            "MuteError: <MuteError whose text cannot be had: SystemExit>",
+            id="ends whoever looks",
         ),
     ],
 )

@@ -111,14 +111,13 @@ def apply(
     changes: Sequence[Change],
     now: datetime,
 ) -> None:
-    """Write changes to the runs of episodes, in order."""
+    """Write changes to the runs of episodes: what is cancelled, what is put back, and the rest."""
     cancels = [change for change in changes if isinstance(change, Cancel)]
     if cancels:
         cancel(connection, cancels, now)
+    _put_back(connection, rules, [one for one in changes if isinstance(one, PutBack)], now)
     for change in changes:
         match change:
-            case PutBack():
-                _put_back(connection, rules, change, now)
             case Create():
                 _create(journal, connection, rules, change, now)
             case Postpone():
@@ -144,34 +143,52 @@ def cancel(connection: Connection, changes: Sequence[Cancel], now: datetime) -> 
     )
 
 
-def _put_back(connection: Connection, rules: Rules, change: PutBack, now: datetime) -> None:
-    query = sa.select(runs.c.action, runs.c.approval, runs.c.held_since).where(
-        runs.c.id == change.run_id
+_PUT_BACK = (
+    sa.update(runs)
+    .where(runs.c.id == sa.bindparam("run_id"), runs.c.outcome == "cancelled")
+    .values(
+        outcome=None,
+        cancelled_by=None,
+        finished_at=None,
+        held_since=None,
+        held_by=None,
+        **{
+            name: sa.bindparam(f"new_{name}")
+            for name in ("state", "reason", "due_at", "expires_at")
+        },
     )
-    found = connection.execute(query).one()
+)
+
+
+def _put_back(
+    connection: Connection, rules: Rules, changes: Sequence[PutBack], now: datetime
+) -> None:
+    """Let cancelled runs wait again: as many as a whole group that was falsely resolved has."""
+    for start in range(0, len(changes), _CHUNK):
+        some = {change.run_id: change for change in changes[start : start + _CHUNK]}
+        query = sa.select(
+            runs.c.id, runs.c.action, runs.c.approval, runs.c.held_since, runs.c.due_at,
+            runs.c.expires_at,
+        ).where(runs.c.id.in_(some))  # fmt: skip
+        found = connection.execute(query).all()
+        connection.execute(
+            _PUT_BACK, [_waiting_again(run, some[run.id], rules, now) for run in found]
+        )
+
+
+def _waiting_again(run: Any, change: PutBack, rules: Rules, now: datetime) -> dict[str, object]:
     # What nobody has approved yet waits for that again.
-    first = first_state(
-        rules.policy(found.action), found.approval != "required", change.reason, now
-    )
-    values: dict[str, object] = {
-        "outcome": None,
-        "cancelled_by": None,
-        "finished_at": None,
-        "held_since": None,
-        "held_by": None,
-        **{name: first[name] for name in ("state", "reason")},
+    is_covered = run.approval != "required"
+    first = first_state(rules.policy(run.action), is_covered, change.reason, now)
+    # What was held is to be judged by what holds now, and since now.
+    due_at = change.due_at or (run.due_at if run.held_since is None else AT_ONCE)
+    return {
+        "run_id": run.id,
+        "new_state": first["state"],
+        "new_reason": first["reason"],
+        "new_due_at": due_at,
+        "new_expires_at": first["expires_at"] or run.expires_at,
     }
-    if first["state"] != "queued":
-        values["expires_at"] = first["expires_at"]
-    if change.due_at is not None:
-        values["due_at"] = change.due_at
-    elif found.held_since is not None:
-        values["due_at"] = AT_ONCE  # To be judged by what holds now, and since now.
-    connection.execute(
-        sa.update(runs)
-        .where(runs.c.id == change.run_id, runs.c.outcome == "cancelled")
-        .values(values)
-    )
 
 
 def _create(

@@ -165,6 +165,37 @@ def test_runs_of_earlier_episodes_are_not_read_when_an_alert_changes(
     assert most_rows_of(made, lambda: accept(made, alert("flaps", status, last))) == 1
 
 
+def statements_of(journal: Journal, work: Callable[[], object]) -> int:
+    """Do something, and return how many statements that took."""
+    count = [0]
+
+    def look(*_: object) -> None:
+        count[0] += 1
+
+    sa.event.listen(journal.engine, "before_cursor_execute", look)
+    try:
+        work()
+    finally:
+        sa.event.remove(journal.engine, "before_cursor_execute", look)
+    return count[0]
+
+
+def test_group_that_was_falsely_resolved_is_put_back_together(
+    open_journal: Callable[..., Journal],
+) -> None:
+    made = open_journal(clock=lambda: T0)
+    statements = []
+    for size in (2, 150):
+        names = [f"{size} {number}" for number in range(size)]
+        accept(made, *(alert(name) for name in names))
+        accept(made, *(alert(name, "resolved") for name in names))
+        fire_again = lambda names=names: accept(made, *(alert(name) for name in names))  # noqa: E731
+        statements.append(statements_of(made, fire_again))
+    # All of it waits for the write lock: as many statements for many as for few.
+    assert statements[1] <= statements[0] + 5
+    assert len(reading.list_runs(made, state="queued", limit=200)) == 152
+
+
 def test_look_at_plans_would_notice_a_scan(journal: Journal) -> None:
     def look() -> None:
         with journal.reading() as connection:

@@ -111,7 +111,7 @@ def _owned(
 _OWNED = sa.select(
     runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
     runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
-    runs.c.cancel_requested, runs.c.dry_run, runs.c.retried_at,
+    runs.c.dry_run, runs.c.retried_at,
 ).where(
     runs.c.id.in_(sa.bindparam("ids", expanding=True)),
     runs.c.owner == sa.bindparam("of_owner"),
@@ -155,13 +155,13 @@ def _end(
     step = after_attempt(one.end, made, policy, now, jitter())
     if step.outcome == "succeeded" and run.dry_run:
         step = Next("succeeded", "a dry run: the action only said what it would do")
-    if step.outcome != "succeeded" and run.cancel_requested is not None:
-        step = Next("cancelled", run.cancel_requested)
     resolved_after = rules.resolved_after(run.action)
     cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
     row = None
     if step.outcome != "succeeded" or cares:
         row = latest_episode(journal, connection, run)
+    if step.outcome != "succeeded" and (asked := _asked_to_stop(journal, connection, run)):
+        step = Next("cancelled", asked)
     cancelled_by = "person" if step.outcome == "cancelled" else None
     if step.outcome is None and (unwanted := episodes.when_retried(run.kind, row, run.retried_at)):
         cancelled_by, reason = unwanted
@@ -195,6 +195,13 @@ def _end(
         follow = episodes.when_finished(this, of_episode, row, policy, resolved_after, now)
         changes.apply(journal, connection, rules, follow, now)
     return step
+
+
+def _asked_to_stop(journal: Journal, connection: Connection, run: Row) -> str | None:
+    """Return why a person wants a run to stop; from now on, nobody can until this is committed."""
+    query = sa.select(runs.c.cancel_requested).where(runs.c.id == run.id)
+    # Locked after its episode, as by everyone who locks both.
+    return connection.execute(journal.dialect.for_update(query)).scalar()
 
 
 def latest_episode(journal: Journal, connection: Connection, run: Row) -> Episode | None:

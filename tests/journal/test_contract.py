@@ -1,18 +1,21 @@
 """What every journal promises, on every database."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from databases import Databases
 from notifications import SEQUENCES, T0, alert, notification, sequence
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import Counts, Intake, intake_of
-from receiver.journal import claims, outcomes, reading
+from receiver.journal import claims, outcomes, reading, requests
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
+from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, Policy, Rules
 from receiver.routing import Catalog
 
@@ -480,3 +483,22 @@ def test_attempt_that_was_taken_away_and_the_next_one_may_end_at_once(
     )
     became = {one.ended.attempt: one.next and one.next.outcome for one in recorded}
     assert became == {1: None, 2: "succeeded"}
+
+
+def test_person_who_cancels_while_a_failure_is_recorded_is_heeded(
+    databases: Databases, clock: Clock
+) -> None:
+    url = databases.new("postgresql")  # SQLite lets only one write at a time.
+    with closing(Journal(url, clock=clock)) as journal, closing(Journal(url, clock=clock)) as other:
+        accept(journal, alert())
+        (run,) = claim(journal)
+
+        def cancel_meanwhile() -> float:
+            requests.cancel(other, Person("ann", "a test"), run.id)
+            return 0.5
+
+        ended = [Ended(run.id, run.attempt, AttemptEnd("failed"))]
+        (one,) = outcomes.record_ends(journal, "w1", ended, RULES, cancel_meanwhile)
+        assert one.next is not None
+        assert (one.next.outcome, one.next.reason) == ("cancelled", "cancelled by ann")
+        assert states(journal) == [("fired", 0, "finished", "cancelled")]

@@ -13,7 +13,9 @@ from receivers import Receiver
 from waiting import wait_until
 
 from receiver.journal import reading
+from receiver.journal import requests as requests_of_people
 from receiver.journal.journal import Journal
+from receiver.journal.requests import Person
 
 Start = Callable[..., Receiver]
 
@@ -28,11 +30,24 @@ def execute(context):
 """
 
 
+OBEDIENT = """
+import time
+from receiver import hookimpl
+@hookimpl
+def execute(context):
+    context.log.info("obedient action begins")
+    while True:
+        time.sleep(0.02)
+        context.raise_if_cancelled()
+"""
+
+
 @pytest.fixture
 def plugins(tmp_path: Path) -> Path:
     directory = tmp_path / "plugins"
     directory.mkdir()
     (directory / "slow.py").write_text(SLOW)
+    (directory / "obedient.py").write_text(OBEDIENT)
     return directory
 
 
@@ -84,6 +99,24 @@ def test_sigterm_lets_a_running_attempt_finish_and_ends_with_0(
     (run,) = reading.list_runs(journal)
     journal.close()
     assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
+
+
+def test_person_can_cancel_what_a_drain_waits_for(
+    start_receiver: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=str(plugins), RECEIVER_GRACE_PERIOD="2m").wait_ready()
+    receiver.post(notification(alert()), "/webhook/obedient")
+    wait_until(lambda: receiver.lines("obedient action begins"))
+    assert receiver.process is not None
+    receiver.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: receiver.lines("worker drains"))
+    journal = journal_of(tmp_path)
+    (run,) = reading.list_runs(journal)
+    requests_of_people.cancel(journal, Person("ann", "a test"), run["id"], "enough")
+    assert receiver.process.wait(60) == 0
+    (run,) = reading.list_runs(journal)
+    journal.close()
+    assert (run["outcome"], run["reason"]) == ("cancelled", "cancelled by ann: enough")
 
 
 def test_kept_connection_is_answered_503_while_draining(

@@ -10,9 +10,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
-from receiver.errors import JournalError
+from receiver.errors import JournalDataError, JournalError
 from receiver.guardrails import Verdict
 from receiver.journal import claims, due, outcomes, reading, retention
 from receiver.journal.journal import Journal
@@ -118,9 +120,14 @@ class Worker:
                 return 0.0
             return self._seconds_until_due()
         except JournalError as error:
-            _log.error("journal fails the worker", extra={"error": describe_error(error)})
-            self._mind_lease(not self._instance.has_lost_lease())
+            self._note_failure(error)
             return _POLL_SECONDS
+
+    def _note_failure(self, error: JournalError) -> None:
+        _log.error("journal fails the worker", extra={"error": describe_error(error)})
+        self._mind_lease(not self._instance.has_lost_lease())
+        if isinstance(error, JournalDataError):
+            self._record_apart()
 
     def _mind_lease(self, is_held: bool) -> None:
         """Ask attempts to stop, once others may have taken their runs for interrupted."""
@@ -196,6 +203,8 @@ class Worker:
                 self._counts.abandoned(attempt.run.action)
             abandoned[attempt.run.action] += attempt.is_timed_out
         self._dispatch.end_if_deaf()
+        if self._stopping:
+            return
         for action, number in abandoned.items():
             if number >= self._rules.policy(action).max_abandoned:
                 _log.critical(
@@ -235,8 +244,8 @@ class Worker:
         with self._journal.writing() as connection:
             self._mind_lease(self._instance.beat_in(connection))
             recorded = outcomes.record_in(
-                self._journal, connection, self._instance.id, self._ended(), self._rules,
-                self._jitter,
+                self._journal, connection, self._instance.id, _ended(self._unrecorded),
+                self._rules, self._jitter,
             )  # fmt: skip
             found = claims.claim_in(
                 self._journal, connection, self._instance.id, startable, free, self._rules,
@@ -266,15 +275,30 @@ class Worker:
         seconds = due.seconds_until_due(self._journal, startable)
         return seconds is not None and seconds <= 0
 
-    def _record_last(self) -> None:
-        """Record what ended while the worker drains, and claim nothing."""
-        if self._unrecorded:
-            ended = self._ended()
-            self._note(
-                outcomes.record_ends(
-                    self._journal, self._instance.id, ended, self._rules, self._jitter
-                )
-            )
+    def _record(self, returned: Sequence[Returned]) -> None:
+        """Record how attempts ended, and claim nothing."""
+        if returned:
+            self._note(self._write(_ended(returned)))
+
+    def _write(self, ended: Sequence[Ended]) -> list[Recorded]:
+        return outcomes.record_ends(
+            self._journal, self._instance.id, ended, self._rules, self._jitter
+        )
+
+    def _record_apart(self) -> None:
+        """Record one by one what the journal refuses together; of the culprit, that it ended.
+
+        Else what one attempt said would keep all others from being recorded, for ever.
+        """
+        for one in tuple(self._unrecorded):
+            with suppress(JournalError):  # It is recorded with the next.
+                try:
+                    self._record([one])
+                except JournalDataError as error:
+                    _log.error("what an attempt said cannot be stored", extra={
+                        **one.attempt.fields, "error": describe_error(error)})  # fmt: skip
+                    said = f"what it said cannot be stored: {describe_error(error)}"
+                    self._record([replace(one, end=replace(one.end, error=said, result=None))])
 
     def _collect(self) -> None:
         for one in self._dispatch.returned():
@@ -282,22 +306,19 @@ class Worker:
             self._unrecorded.append(one)
         self._stopping |= self._dispatch.is_lost
 
-    def _ended(self) -> list[Ended]:
-        return [Ended(*one.attempt.key, one.end) for one in self._unrecorded]
-
     def _note(self, recorded: Sequence[Recorded]) -> None:
         """Log what has been recorded, and forget it."""
-        attempts = {one.attempt.key: one.attempt for one in self._unrecorded}
-        self._unrecorded = []
+        waiting = {one.attempt.key: one for one in self._unrecorded}
         for outcome in recorded:
             ended, step = outcome.ended, outcome.next
-            attempt, end = attempts[ended.run_id, ended.attempt], ended.end
+            attempt, end = waiting.pop((ended.run_id, ended.attempt)).attempt, ended.end
             log_end(attempt, outcome)
             if step is not None:  # Else the run had another owner, who counts it.
                 self._counts.attempt_ended(attempt.run.action, end.outcome, attempt.seconds())
                 if step.outcome is not None:
                     run = attempt.run
                     self._counts.run_ended(run.action, step.outcome, run.created_at)
+        self._unrecorded = list(waiting.values())
 
     def _give_back(self) -> None:
         """End attempts that this worker has claimed, and does not know of: none has begun.
@@ -307,11 +328,7 @@ class Worker:
         known = {*self._running, *(one.attempt.key for one in self._unrecorded)}
         if unknown := claims.attempts_of(self._journal, self._instance.id) - known:
             end = AttemptEnd("interrupted", error="the claim was not confirmed", has_begun=False)
-            recorded = outcomes.record_ends(
-                self._journal, self._instance.id,
-                [Ended(*key, end) for key in sorted(unknown)],
-                self._rules, self._jitter,
-            )  # fmt: skip
+            recorded = self._write([Ended(*key, end) for key in sorted(unknown)])
             self._note_recovered(self._instance.id, recorded)
 
     def _recover(self) -> None:
@@ -348,10 +365,10 @@ class Worker:
             self._collect()
             try:
                 self._mind_lease(self._instance.beat())
-                self._record_last()
+                self._record(self._unrecorded)
+                self._look_after_running()
             except JournalError as error:
-                _log.error("journal fails the worker", extra={"error": describe_error(error)})
-                self._mind_lease(not self._instance.has_lost_lease())
+                self._note_failure(error)
             if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
                 break
             self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), *self._dispatch.waiting())
@@ -365,6 +382,10 @@ class Worker:
                 _log.error("journal fails the worker", extra={"error": describe_error(error)})
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
+
+
+def _ended(returned: Sequence[Returned]) -> list[Ended]:
+    return [Ended(*one.attempt.key, one.end) for one in returned]
 
 
 def _fields(run: reading.Row) -> dict[str, object]:

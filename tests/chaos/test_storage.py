@@ -323,6 +323,42 @@ def test_deadline_that_passes_while_nothing_can_be_written_still_frees_the_slot(
         wait_until(lambda: witness.seen("ends"))
 
 
+REFUSED = """
+from receiver import PermanentError, hookimpl
+
+@hookimpl
+def execute():
+    raise PermanentError("nobody stores this")
+"""
+_REFUSING = """
+CREATE TRIGGER refusing BEFORE UPDATE ON attempts WHEN NEW.error LIKE '%nobody stores this%'
+BEGIN SELECT RAISE(ABORT, 'no room for such words'); END
+"""
+
+
+def test_words_that_the_journal_refuses_are_left_out_and_hold_up_no_other_run(
+    tmp_path: Path, witness: Witness
+) -> None:
+    (witness.plugins / "refused.py").write_text(REFUSED)
+    with running(tmp_path, witness.environment) as receiver:
+        record = Record(tmp_path / "data")
+        with closing(sqlite3.connect(record.file, timeout=10)) as journal:
+            journal.execute(_REFUSING)
+        assert receiver.post(body("first"), "/webhook/refused").ok
+        wait_until(lambda: _FAILURE in receiver.text())
+        assert post(receiver, "second").ok
+        wait_until(lambda: record.unfinished() == 0, 20, "all runs")
+        assert witness.seen("ends")
+        (said,) = receiver.lines("what an attempt said cannot be stored")
+        with closing(sqlite3.connect(record.file)) as journal:
+            ends = dict(journal.execute("SELECT action, outcome FROM runs"))
+            (error,) = journal.execute("SELECT error FROM runs WHERE action = 'refused'").fetchone()
+    assert ends == {"refused": "failed", "witness": "succeeded"}
+    assert (said["action"], said["fingerprint"]) == ("refused", "first")
+    assert error.startswith("what it said cannot be stored: JournalDataError")
+    assert "no room for such words" in error
+
+
 def set_modes(record: Record, mode: int) -> None:
     """Set the mode of a journal and of all files beside it."""
     # The database first: SQLite gives its mode to the files that it makes later.

@@ -45,7 +45,7 @@ def test_alert_restarts_its_service_and_its_end_gives_the_all_clear(
     def finished(service: str, kind: str = "fired") -> dict[str, object]:
         (run,) = wait_until(
             lambda: reading.list_runs(journal, state="finished", fingerprint=service, kind=kind),
-            45, f"{kind} for {service}",
+            60, f"{kind} for {service}",
         )  # fmt: skip
         return run
 

@@ -55,7 +55,7 @@ def test_every_line_that_a_plugin_logs_carries_the_fields_of_its_run(
     alerts = [alert(one, labels={"action_plugin": "talker"}) for one in fingerprints]
     assert receiver.post(notification(*alerts)).json()["accepted"] == 3
 
-    wait_until(lambda: len(receiver.lines("attempt ended")) == 3, 30)
+    wait_until(lambda: len(receiver.lines("attempt ended")) == 3, 60)
     numbers = {one["fingerprint"]: one["run_id"] for one in receiver.lines("attempt ended")}
     for message in LINES:
         found = receiver.lines(message)
@@ -74,7 +74,7 @@ def test_lines_for_people_carry_them_too(
         PLUGIN_DIR=write(tmp_path / "plugins", PLUGIN), RECEIVER_LOG_FORMAT="text"
     ).wait_ready()
     receiver.post(notification(alert("first", labels={"action_plugin": "talker"})))
-    wait_until(lambda: "attempt ended" in receiver.text(), 30)
+    wait_until(lambda: "attempt ended" in receiver.text(), 60)
     (line,) = [one for one in receiver.text().splitlines() if "plain line" in one]
     assert "run_id=1 action=talker" in line
     assert "fingerprint=first" in line

@@ -59,7 +59,7 @@ def site(
         answers = send_secrets(receiver)
         (directory / "token").write_text(f"{MARK}-1 {MARK}-2 {MARK}-3")
         receiver.post(notification(), **bearer(f"{MARK}-submit"))
-        wait_until(lambda: "attempt ended" in receiver.text(), 30, "the action that fails")
+        wait_until(lambda: "attempt ended" in receiver.text(), 60, "the action that fails")
         wait_until(lambda: "secret cannot be read again" in receiver.text())
         receiver.stop()
         # The file is mended, so that the commands start.

@@ -152,9 +152,9 @@ def test_killed_child_is_started_again(start_receiver: Start, tmp_path: Path, ro
     receiver = start_receiver().wait_ready()
     first = receiver.children()[role]
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: receiver.children().get(role, first) != first, 10, "another child")
-    wait_until(lambda: len(receiver.lines(f"{role} started")) == 2, 20)
-    wait_until(lambda: _accepts(receiver.port), 20)
+    wait_until(lambda: receiver.children().get(role, first) != first, 60, "another child")
+    wait_until(lambda: len(receiver.lines(f"{role} started")) == 2, 60)
+    wait_until(lambda: _accepts(receiver.port), 60)
     receiver.post(notification(alert()), "/webhook/log_action")
     journal = journal_of(tmp_path)
     wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
@@ -190,7 +190,7 @@ def test_signal_while_it_starts_ends_it_in_good_order(
     before = set(Path("/dev/shm").glob("alert-receiver-metrics-*"))
     receiver = start_receiver()
     made = lambda: set(Path("/dev/shm").glob("alert-receiver-metrics-*")) - before  # noqa: E731
-    wait_until(made, 20, "the first that it makes")
+    wait_until(made, 60, "the first that it makes")
     time.sleep(delay_seconds)
     assert receiver.stop() == 0
     assert "Traceback" not in receiver.text()
@@ -203,7 +203,7 @@ def test_children_end_with_a_killed_supervisor(start_receiver: Start) -> None:
     assert receiver.process is not None
     receiver.process.kill()
     receiver.process.wait(5)
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 60)
     wait_until(lambda: not _accepts(receiver.port))
 
 
@@ -215,7 +215,7 @@ def test_interrupted_run_is_attempted_again_with_the_same_key(
     wait_until(lambda: receiver.lines("slow action begins"))
     os.kill(receiver.children()["worker"], signal.SIGKILL)
     journal = journal_of(tmp_path)
-    (run,) = wait_until(lambda: reading.list_runs(journal, outcome="succeeded"), 30)
+    (run,) = wait_until(lambda: reading.list_runs(journal, outcome="succeeded"), 60)
     outcomes = [one["outcome"] for one in reading.attempts_of(journal, run["id"])]
     journal.close()
     assert outcomes == ["interrupted", "succeeded"]

@@ -111,7 +111,7 @@ def make_run(installed: Path, tmp_path: Path) -> Any:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         started.append(process)
-        wait_until(said.exists, 20, "the receiver is started")
+        wait_until(said.exists, 60, "the receiver is started")
         return process, said.read_text().split()
 
     yield start

@@ -67,8 +67,8 @@ def test_one_trace_leads_from_the_header_to_what_the_plugin_does(
 ) -> None:
     receiver = start(collector.url, RECEIVER_ACTION_TRACED_ISOLATION=isolation)
     assert receiver.post(notification(alert()), traceparent=HEADER).status_code == 200
-    wait_until(lambda: len(collector.named("attempt traced")) == 2, 30)
-    wait_until(lambda: len(collector.named("inside")) == 2, 30)
+    wait_until(lambda: len(collector.named("attempt traced")) == 2, 60)
+    wait_until(lambda: len(collector.named("inside")) == 2, 60)
 
     (received,) = collector.named("notification")
     first, second = sorted(
@@ -100,7 +100,7 @@ def test_trace_begins_here_without_a_good_header(
     for fingerprint in ("one", "two"):
         body = notification(alert(fingerprint, labels={"fate": "bad"}))
         assert receiver.post(body, **header).status_code == 200
-    wait_until(lambda: len(collector.named("attempt traced")) == 4, 30)
+    wait_until(lambda: len(collector.named("attempt traced")) == 4, 60)
     begun = collector.named("notification")
     assert [one.parent_id for one in begun] == ["", ""]
     assert len({one.trace_id for one in begun}) == 2
@@ -115,7 +115,7 @@ def test_escalation_belongs_to_the_trace_of_what_it_follows(
     receiver = start(collector.url, RECEIVER_ACTION_TRACED_ESCALATE_TO="log_action")
     body = notification(alert(labels={"fate": "bad"}))
     assert receiver.post(body, traceparent=HEADER).status_code == 200
-    (escalation,) = wait_until(lambda: collector.named("attempt log_action"), 30)
+    (escalation,) = wait_until(lambda: collector.named("attempt log_action"), 60)
     assert escalation.trace_id == TRACE
 
 
@@ -124,7 +124,7 @@ def test_nothing_is_traced_or_kept_when_traces_are_off(
 ) -> None:
     receiver = start(collector.url, RECEIVER_TRACES="none")
     assert receiver.post(notification(alert()), traceparent=HEADER).status_code == 200
-    wait_until(lambda: len(receiver.lines("attempt ended")) == 2, 30)
+    wait_until(lambda: len(receiver.lines("attempt ended")) == 2, 60)
     assert receiver.stop() == 0
     assert collector.spans == []
     assert "trace_id" not in receiver.text()
@@ -150,7 +150,7 @@ def test_collector_that_is_not_there_delays_nothing(start: Callable[..., Receive
     receiver = start(f"http://127.0.0.1:{free_port()}", RECEIVER_GRACE_PERIOD="2s")
     started = time.monotonic()
     assert receiver.post(notification(alert())).status_code == 200
-    wait_until(lambda: len(receiver.lines("attempt ended")) == 2, 30)
+    wait_until(lambda: len(receiver.lines("attempt ended")) == 2, 60)
     assert receiver.stop() == 0
     assert time.monotonic() - started < 20
     assert "killed" not in receiver.text()

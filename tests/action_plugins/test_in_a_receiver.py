@@ -54,7 +54,7 @@ def post(
             ended = [one for one in attempts if one["outcome"]]
             return ended and {**reading.find_run(journal, run["id"]), "attempt": ended[0]}
 
-        return wait_until(look, 45, f"an attempt of {action} for {host}")
+        return wait_until(look, 60, f"an attempt of {action} for {host}")
 
     yield post_it
     journal.close()

@@ -193,7 +193,7 @@ def beside_actions(stand: Stand) -> Iterator[Figure]:
     """Accepting while eight actions run, and sleep; what is accepted is paused beside both."""
     with stand.running(Sleepers, Sleepers) as (idle, busy):
         busy.post(notification(8, 0))
-        wait_until(lambda: busy.running() == 8, 30, "eight actions do not run")
+        wait_until(lambda: busy.running() == 8, 60, "eight actions do not run")
         for one in (idle, busy):
             one.pause("log_action")
             one.url = one.url.replace("/webhook", "/webhook/log_action")

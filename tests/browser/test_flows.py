@@ -57,7 +57,7 @@ def test_update_keeps_the_focus_and_what_is_open(browser: Browser, site: Site) -
     before = browser.texts("#actions")
     site.wait_for(site.post("fix_it"), outcome="succeeded")
     browser.come_back()
-    wait_until(lambda: browser.texts("#actions") != before, 30, "an update")
+    wait_until(lambda: browser.texts("#actions") != before, 60, "an update")
     assert browser.one("#policy-fix_it").get_attribute("open")
     assert browser.focused.startswith("Limits and policy")
 
@@ -261,7 +261,7 @@ def test_reader_looks_and_logs_in_to_act(browser: Browser, locked_site: Site) ->
         browser.come_back()
         return browser.texts("#as-of") != shown
 
-    wait_until(is_updated, 30, "an update")
+    wait_until(is_updated, 60, "an update")
     browser.open(f"http://ann:o@{locked}/login")
     browser.open(f"http://{locked}/actions/fix_it/pause")
     browser.click("Pause")

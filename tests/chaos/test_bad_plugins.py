@@ -109,7 +109,7 @@ ODD_RESULTS = {
 
 
 def sleep_and_end():
-    time.sleep(60)
+    time.sleep(600)
     os._exit(0)
 
 
@@ -118,7 +118,7 @@ def fork():
 
 
 def session():
-    return subprocess.Popen(["sleep", "60"], start_new_session=True).pid
+    return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
 
 
 def daemon():
@@ -239,7 +239,7 @@ class Cage:
             before = len(self.witness.seen("ends"))
             wait_until(lambda: len(self.witness.seen("ends")) >= before + 5)
         traffic.check(within_seconds)
-        wait_until(lambda: not self._unfinished(), 20, "the runs of the neighbours")
+        wait_until(lambda: not self._unfinished(), 60, "the runs of the neighbours")
         assert self._worker() == worker or not same_worker, "the worker died"
         runs = [one for one in self.record.runs() if one["fingerprint"] in traffic.accepted]
         assert len(runs) == len(traffic.accepted)
@@ -247,7 +247,7 @@ class Cage:
         assert max(run["attempts"] for run in runs) <= attempts
 
     def _worker(self) -> int:
-        return wait_until(lambda: self.receiver.children().get("worker", 0), 15, "a worker")
+        return wait_until(lambda: self.receiver.children().get("worker", 0), 60, "a worker")
 
     def _unfinished(self) -> list[dict[str, Any]]:
         return [one for one in self.record.runs() if one["state"] != "finished"]
@@ -260,7 +260,7 @@ class Cage:
                 len(self.record.rows("SELECT id FROM runs WHERE outcome = 'succeeded'"))
                 >= before + runs
             ),
-            10,
+            60,
             "the neighbours go on",
         )
 
@@ -316,7 +316,7 @@ def test_exception_that_is_odd_ends_only_the_attempt(shared_cage: Cage, what: st
         shared_cage.post("raises_oddly", fingerprint, what=what)
         wait_until(
             lambda: "failed" in shared_cage.outcomes(shared_cage.run(fingerprint)),
-            20,
+            60,
             "the outcome of an attempt",
         )
 
@@ -372,14 +372,14 @@ def test_isolated_action_is_killed_at_its_deadline_with_children_and_grandchildr
 ) -> None:
     with shared_cage.neighbours(same_worker=True):
         shared_cage.post("leaves_a_family", "family")
-        wait_until(lambda: len(shared_cage.left()) == 3, 10, "a child, a session, a daemon")
+        wait_until(lambda: len(shared_cage.left()) == 3, 60, "a child, a session, a daemon")
         assert all(is_alive(pid) for pid in shared_cage.left())
         shared_cage.wait_for_neighbours()
         run = shared_cage.finished("family")
     assert run["outcome"] == "failed"
     assert shared_cage.outcomes(run) == ["killed", "killed"]
     assert len(shared_cage.left()) == 6
-    wait_until(lambda: not any(is_alive(pid) for pid in shared_cage.left()), 5, "all dead")
+    wait_until(lambda: not any(is_alive(pid) for pid in shared_cage.left()), 60, "all dead")
 
 
 def test_action_that_kills_its_process_is_attempted_no_more_than_max_attempts(cage: Cage) -> None:
@@ -451,7 +451,7 @@ def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(
     # Neither must it hold up an end in good order, nor the next start.
     assert cage.receiver.stop() == 0
     cage.receiver.start()
-    wait_until(lambda: cage.starts("worker") == 3, 20, "the next worker")
+    wait_until(lambda: cage.starts("worker") == 3, 60, "the next worker")
     cage.receiver.wait_ready()
     cage.post("witness", "after")
     assert cage.finished("after")["outcome"] == "succeeded"
@@ -487,7 +487,7 @@ def test_action_that_changes_the_directory_makes_no_living_worker_look_dead(
         slow = {**ANNOTATIONS, "seconds": "3"}
         eight = [alert(f"slow {number}", annotations=slow) for number in range(8)]
         assert web.post(notification(*eight), "/webhook/witness").json()["accepted"] == 8
-        wait_until(lambda: len(record.runs()) == 8 and record.unfinished() == 0, 30, "all runs")
+        wait_until(lambda: len(record.runs()) == 8 and record.unfinished() == 0, 60, "all runs")
     finally:
         for program in programs:
             program.kill()

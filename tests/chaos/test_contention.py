@@ -33,7 +33,7 @@ def test_queue_of_short_runs_delays_no_acceptance(tmp_path: Path) -> None:
         assert receiver.post(notification(*queued), "/webhook/witness").json()["accepted"] == _RUNS
         with Traffic(receiver, pause_seconds=0.01) as traffic:
             wait_until(lambda: len(witness.seen("ends")) >= _RUNS, 60, "the queue worked off")
-        wait_until(lambda: record.unfinished() == 0, 20)
+        wait_until(lambda: record.unfinished() == 0, 60)
     finally:
         receiver.kill()
     runs = record.runs()

@@ -63,7 +63,7 @@ def test_frozen_worker_that_wakes_cannot_record_over_the_new_owner(
     first = start_receiver("worker", **settings).wait_ready()
     body = notification(alert(annotations={"value": "1", "seconds": "2"}))
     assert web.post(body, "/webhook/witness").status_code == 200
-    wait_until(lambda: witness.seen("begins"), 30)
+    wait_until(lambda: witness.seen("begins"), 60)
     assert first.process is not None
     os.kill(first.process.pid, signal.SIGSTOP)
     try:
@@ -77,7 +77,7 @@ def test_frozen_worker_that_wakes_cannot_record_over_the_new_owner(
     with psycopg.connect(url.replace("+psycopg", ""), row_factory=dict_row) as connection:
         wait_until(
             lambda: connection.execute("SELECT state FROM runs").fetchall()
-            == [{"state": "finished"}], 30,
+            == [{"state": "finished"}], 60,
         )  # fmt: skip
         (run,) = connection.execute("SELECT * FROM runs").fetchall()
         made = connection.execute("SELECT * FROM attempts ORDER BY number").fetchall()
@@ -149,7 +149,7 @@ _LEASE = timedelta(milliseconds=300)
 
 
 def look_until_dead(observer: Instance, other: Instance) -> None:
-    wait_until(lambda: observer.is_dead(other.id), 30)
+    wait_until(lambda: observer.is_dead(other.id), 60)
 
 
 def test_lease_counts_only_the_time_that_was_watched(journal: Journal) -> None:
@@ -204,6 +204,6 @@ def test_frozen_transaction_frees_its_locks_before_a_lease_is_over(journal: Jour
     frozen.begin()
     journal.dialect.lock_claims(frozen)
     assert not claims()
-    wait_until(claims, 10)
+    wait_until(claims, 15)
     frozen.invalidate()
     frozen.close()

@@ -59,10 +59,10 @@ def test_restarts_change_no_number_of_runs(
                 receiver.start()
             receiver.wait_ready()
             # In the recording the next message came seconds later: its run had long ended.
-            wait_until(lambda: record.unfinished() == 0, 20, "the runs of the round before")
+            wait_until(lambda: record.unfinished() == 0, 60, "the runs of the round before")
             for folder, body in filter(None, messages):
                 assert receiver.post(body, f"/webhook/witness?source={folder}").ok
-        wait_until(lambda: record.unfinished() == 0, 20, "the last runs")
+        wait_until(lambda: record.unfinished() == 0, 60, "the last runs")
         assert receiver.stop() == 0
     finally:
         receiver.kill()

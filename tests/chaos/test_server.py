@@ -62,19 +62,19 @@ def test_restart_of_the_server_loses_no_run_and_none_runs_twice(
     one, witness = receiver
     # One finishes while there is no server to tell, one has not begun.
     assert status(one, "under way", seconds="3") == 200
-    wait_until(lambda: witness.seen("begins"), 20)
+    wait_until(lambda: witness.seen("begins"), 60)
     server.stop(how)
     assert status(one, "meanwhile") == 503
-    wait_until(lambda: not is_ready(one), 10)
-    wait_until(lambda: witness.seen("ends"), 30)
+    wait_until(lambda: not is_ready(one), 60)
+    wait_until(lambda: witness.seen("ends"), 60)
     # What it cannot tell keeps the worker from nothing, nor from waiting: it tries once a second.
     began, before = time.monotonic(), failures(one)
-    wait_until(lambda: failures(one) >= before + 3, 20)
+    wait_until(lambda: failures(one) >= before + 3, 60)
     assert time.monotonic() - began > 1
     server.start()
-    wait_until(lambda: is_ready(one), 30)
+    wait_until(lambda: is_ready(one), 60)
     assert status(one, "meanwhile") == 200
-    wait_until(lambda: server.execute(_FINISHED) == [(2,)], 30)
+    wait_until(lambda: server.execute(_FINISHED) == [(2,)], 60)
     assert [made.attempt for made in witness.seen("begins")] == [1, 1]
     assert one.stop() == 0
 
@@ -89,7 +89,7 @@ def test_full_disk_of_the_server_is_answered_503_and_left_behind_by_itself(
 ) -> None:
     one, witness = receiver
     assert status(one, "before") == 200
-    wait_until(lambda: witness.seen("ends"), 20)
+    wait_until(lambda: witness.seen("ends"), 60)
     filler = server.disk / "filler"
     with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
         while True:
@@ -112,7 +112,7 @@ def test_full_disk_of_the_server_is_answered_503_and_left_behind_by_itself(
     wait_until(lambda: server.is_running or server.start() is None, 60)
     for fingerprint in refused:
         wait_until(lambda name=fingerprint: status(one, name) == 200, 60)
-    wait_until(lambda: is_ready(one), 10)
+    wait_until(lambda: is_ready(one), 60)
     everything = len(accepted) + len(refused)
     wait_until(lambda: server.execute(_FINISHED) == [(everything,)], 60)
     runs = [made.run_id for made in witness.seen("ends")]

@@ -228,18 +228,18 @@ def test_journal_that_takes_no_writes_answers_503_and_recovers_by_itself(
                 answer = post(receiver, f"refused {number}")
                 assert answer.status_code == 503
                 assert answer.headers["Retry-After"]
-            wait_until(lambda: not is_ready(receiver), 10, "not ready")
+            wait_until(lambda: not is_ready(receiver), 60, "not ready")
             assert requests.get(f"{receiver.url}/-/healthy", timeout=5).ok
             # Their ends cannot be recorded now, and must not be forgotten.
             wait_until(lambda: len(witness.seen("ends")) == 2)
         finally:
             fault.end(receiver)
-        wait_until(lambda: post(receiver, "first after").ok, 10, "accepting again")
-        wait_until(lambda: is_ready(receiver), 10, "ready again")
+        wait_until(lambda: post(receiver, "first after").ok, 60, "accepting again")
+        wait_until(lambda: is_ready(receiver), 60, "ready again")
         accepted += ["first after", *(f"refused {number}" for number in range(10))]
         assert all(post(receiver, one).ok for one in accepted)
-        wait_until(lambda: len(witness.seen("ends")) >= len(accepted), 20, "all runs")
-        wait_until(lambda: len(receiver.lines("attempt ended")) >= len(accepted), 20)
+        wait_until(lambda: len(witness.seen("ends")) >= len(accepted), 60, "all runs")
+        wait_until(lambda: len(receiver.lines("attempt ended")) >= len(accepted), 60)
         all_run_once(witness, fault.record(receiver, tmp_path), accepted)
         assert starts(receiver) == (1, 1)
 
@@ -258,7 +258,7 @@ def halt(receiver: Receiver, record: Record) -> int:
                 return False
         return True
 
-    wait_until(halted_between_transactions, 10, "the worker at rest")
+    wait_until(halted_between_transactions, 60, "the worker at rest")
     return pid
 
 
@@ -284,7 +284,7 @@ def run_with_pages(receiver: Receiver, record: Record, pages: int) -> bool:
     resource.prlimit(worker, resource.RLIMIT_FSIZE, (_NO_LIMIT, _NO_LIMIT))
     # Alertmanager sends it again, which wakes the worker.
     assert post(receiver, fingerprint).json()["duplicate"] == 1
-    wait_until(is_recorded, 10, f"the outcome of the run that had {pages} pages")
+    wait_until(is_recorded, 60, f"the outcome of the run that had {pages} pages")
     return enough
 
 
@@ -312,14 +312,14 @@ def test_deadline_that_passes_while_nothing_can_be_written_still_frees_the_slot(
     }
     with running(tmp_path, {**witness.environment, **environment}) as receiver:
         worker = receiver.children()["worker"]
-        assert post(receiver, "hangs", seconds=60).ok
+        assert post(receiver, "hangs", seconds=600).ok
         wait_until(lambda: witness.seen("begins"))
         written = (tmp_path / "data" / "journal.db-wal").stat().st_size
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (written, _NO_LIMIT))
         wait_until(lambda: _FAILURE in receiver.text())
         resource.prlimit(worker, resource.RLIMIT_FSIZE, (_NO_LIMIT, _NO_LIMIT))
         assert post(receiver, "next").ok
-        wait_until(lambda: len(witness.seen("begins")) == 2, 10, "the run that waits for the slot")
+        wait_until(lambda: len(witness.seen("begins")) == 2, 60, "the run that waits for the slot")
         wait_until(lambda: witness.seen("ends"))
 
 
@@ -378,15 +378,15 @@ def test_journal_that_was_read_only_at_start_is_written_once_it_may_be(
     environment = {"RECEIVER_DATA_DIR": str(tmp_path / "data"), **witness.environment}
     receiver = Receiver("serve", environment, tmp_path / "read-only.log", _HEEDING_MODES)
     try:
-        wait_until(lambda: receiver.lines("web started"), 20)
+        wait_until(lambda: receiver.lines("web started"), 60)
         assert not is_ready(receiver)
         for _ in range(10):
             assert post(receiver, "refused").status_code == 503
         set_modes(record, 0o600)
-        wait_until(lambda: post(receiver, "after").ok, 10, "accepting")
-        wait_until(lambda: is_ready(receiver), 10, "ready")
-        wait_until(lambda: len(witness.seen("ends")) == 2, 20, "the run")
-        wait_until(lambda: record.unfinished() == 0, 10, "its outcome")
+        wait_until(lambda: post(receiver, "after").ok, 60, "accepting")
+        wait_until(lambda: is_ready(receiver), 60, "ready")
+        wait_until(lambda: len(witness.seen("ends")) == 2, 60, "the run")
+        wait_until(lambda: record.unfinished() == 0, 60, "its outcome")
         all_run_once(witness, record, ["before", "after"])
         assert starts(receiver)[0] == 1  # The worker, which has nothing to do until then, retries.
     finally:
@@ -417,10 +417,10 @@ def test_journal_locked_by_another_process_answers_503_in_time_and_recovers(
                 thread.join()
         assert {status for status, _ in answers.values()} == {503}
         assert max(seconds for _, seconds in answers.values()) < 10
-        wait_until(lambda: post(receiver, "first after").ok, 10, "accepting again")
+        wait_until(lambda: post(receiver, "first after").ok, 60, "accepting again")
         assert all(post(receiver, one).ok for one in fingerprints)
-        wait_until(lambda: is_ready(receiver), 10, "ready again")
-        wait_until(lambda: record.unfinished() == 0, 20, "all runs")
+        wait_until(lambda: is_ready(receiver), 60, "ready again")
+        wait_until(lambda: record.unfinished() == 0, 60, "all runs")
         all_run_once(witness, record, ["slow", "first after", *fingerprints])
         assert starts(receiver) == (1, 1)
 

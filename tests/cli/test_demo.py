@@ -121,7 +121,7 @@ def test_demo_that_is_stopped_in_the_middle_leaves_no_process(
     finally:
         process.kill()
         process.wait()
-    wait_until(lambda: left_by(tmp_path) == [], 30, "all processes ended")
+    wait_until(lambda: left_by(tmp_path) == [], 60, "all processes ended")
     if how != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == []
 

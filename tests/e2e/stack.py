@@ -83,11 +83,14 @@ def wait_until(
     `explain` is asked for more to say, only then.
     """
     deadline = time.monotonic() + timeout
-    while not (result := predicate()):
-        if time.monotonic() > deadline:
+    while True:
+        # Whoever was kept waiting, by the machine or by a look, has one more.
+        is_last = time.monotonic() > deadline
+        if result := predicate():
+            return result
+        if is_last:
             raise TimeoutError(f"not within {timeout:g} s: {what or predicate}\n{explain()}")
         time.sleep(0.02)
-    return result
 
 
 def launched(argv: Sequence[str | Path], **options: Any) -> "subprocess.Popen[bytes]":
@@ -508,12 +511,12 @@ class Stack:
     def _wait_until_warm(self) -> None:
         """Return once alerts can travel: ready comes some 5 s before the first scrape."""
         for process in self._processes.values():
-            self.wait_until(process.is_ready, 30, f"{process.name} is ready")
+            self.wait_until(process.is_ready, 60, f"{process.name} is ready")
         scrapes = self.exporter.scrapes
-        self.wait_until(lambda: self.exporter.scrapes > scrapes, 30, "Prometheus scrapes")
+        self.wait_until(lambda: self.exporter.scrapes > scrapes, 60, "Prometheus scrapes")
         self.wait_until(
             lambda: self.prometheus_get("/api/v1/alertmanagers")["activeAlertmanagers"],
-            30,
+            60,
             "Prometheus knows its Alertmanager",
         )
 

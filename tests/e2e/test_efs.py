@@ -73,7 +73,7 @@ def test_low_burst_credits_switch_the_file_system_of_the_alert_to_elastic(
             )
             journal = Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
             (run,) = stack.wait_until(
-                lambda: reading.list_runs(journal, outcome="succeeded"), 20, "the run's outcome"
+                lambda: reading.list_runs(journal, outcome="succeeded"), 60, "the run's outcome"
             )
             journal.close()
         assert FILE_SYSTEM in run["result"]

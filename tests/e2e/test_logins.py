@@ -48,7 +48,7 @@ def deliver(stack: Stack, receiver: Receiver, name: str) -> None:
     """Let an alert fire, and return once it is accepted."""
     before = accepted(receiver)
     stack.post_alerts([{"labels": {"alertname": name}}])
-    stack.wait_until(lambda: accepted(receiver) > before, 30, f"{name} is accepted")
+    stack.wait_until(lambda: accepted(receiver) > before, 60, f"{name} is accepted")
 
 
 def accepted(receiver: Receiver) -> int:
@@ -118,7 +118,7 @@ def test_alert_that_a_wrong_token_kept_back_is_delivered_once_it_is_mended(
     before = refusals(stack)
     post_to(stack, receiver, {"authorization": {"credentials": "mended"}})
     stack.post_alerts([{"labels": {"alertname": "WrongToken"}}])
-    stack.wait_until(lambda: refusals(stack) > before, 30, "a refusal")
+    stack.wait_until(lambda: refusals(stack) > before, 60, "a refusal")
     assert accepted(receiver) == 0
     ours.write_text("mended")
-    stack.wait_until(lambda: accepted(receiver) > 0, 30, "the alert is accepted")
+    stack.wait_until(lambda: accepted(receiver) > 0, 60, "the alert is accepted")

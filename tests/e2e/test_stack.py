@@ -113,7 +113,7 @@ def test_stack_carries_an_alert_from_the_gauge_to_the_webhook_and_back(
     ) as stack:
         stack.exporter.set("queue_depth", 97, queue='a"\n\\')
         path, firing = stack.wait_until(
-            lambda: recorder.first("firing", 'a"\n\\'), 20, "the alert arrives firing"
+            lambda: recorder.first("firing", 'a"\n\\'), 60, "the alert arrives firing"
         )
         assert path == "/webhook/log_action?source=a%20b"
         assert firing["labels"]["code"] == "010"
@@ -128,25 +128,25 @@ def test_stack_carries_an_alert_from_the_gauge_to_the_webhook_and_back(
 
         stack.exporter.set("queue_depth", 1, queue='a"\n\\')
         _, resolved = stack.wait_until(
-            lambda: recorder.first("resolved", 'a"\n\\'), 20, "the alert arrives resolved"
+            lambda: recorder.first("resolved", 'a"\n\\'), 60, "the alert arrives resolved"
         )
         assert resolved["fingerprint"] == firing["fingerprint"]
         assert resolved["startsAt"] == firing["startsAt"]
 
         stack.restart("alertmanager", signal.SIGKILL)
         stack.post_alerts([{"labels": {"alertname": "Posted", "queue": "b"}}])
-        stack.wait_until(lambda: recorder.first("firing", "b"), 20, "the posted alert arrives")
+        stack.wait_until(lambda: recorder.first("firing", "b"), 60, "the posted alert arrives")
 
         stack.load(rules=shortened_rules(RULES).replace("80", "60"))
         stack.exporter.set("queue_depth", 70, queue="c")
-        stack.wait_until(lambda: recorder.first("firing", "c"), 20, "70 crosses the new threshold")
+        stack.wait_until(lambda: recorder.first("firing", "c"), 60, "70 crosses the new threshold")
 
         stack.exporter.remove("queue_depth", queue="c")
-        stack.wait_until(lambda: recorder.first("resolved", "c"), 20, "what is gone resolves")
+        stack.wait_until(lambda: recorder.first("resolved", "c"), 60, "what is gone resolves")
 
         stack.restart("prometheus")
         stack.exporter.set("queue_depth", 71, queue="d")
-        stack.wait_until(lambda: recorder.first("firing", "d"), 20, "an alert after the restart")
+        stack.wait_until(lambda: recorder.first("firing", "d"), 60, "an alert after the restart")
 
 
 def test_stack_that_cannot_boot_shows_its_log(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_stack_is_ended_after_its_deadline(tmp_path: Path) -> None:
 def test_launched_child_dies_with_its_parent() -> None:
     code = textwrap.dedent("""
         from stack import launched
-        child = launched(["/bin/sleep", "60"], start_new_session=True)
+        child = launched(["/bin/sleep", "600"], start_new_session=True)
         print(child.pid, flush=True)
         input()
     """)
@@ -181,10 +181,10 @@ def test_launched_child_dies_with_its_parent() -> None:
     ) as parent:
         assert parent.stdout is not None
         command = Path("/proc", parent.stdout.readline().strip(), "cmdline")
-        wait_until(lambda: command.read_bytes() == b"/bin/sleep\x0060\x00", 10, "sleep has begun")
+        wait_until(lambda: command.read_bytes() == b"/bin/sleep\x00600\x00", 60, "sleep has begun")
         parent.kill()
 
-    wait_until(lambda: not command.exists() or not command.read_bytes(), 10, "sleep is gone")
+    wait_until(lambda: not command.exists() or not command.read_bytes(), 60, "sleep is gone")
 
 
 def test_shortened_rules_change_only_the_times() -> None:
@@ -245,7 +245,7 @@ def test_exporter_shows_what_was_set_and_not_what_was_removed() -> None:
 def test_wait_until_returns_the_first_truthy_result_or_says_what_did_not_come() -> None:
     results = iter([0, "", "yes"])
 
-    assert wait_until(lambda: next(results), 5) == "yes"
+    assert wait_until(lambda: next(results), 60) == "yes"
     with pytest.raises(TimeoutError, match=r"0\.05 s: the moon\nit is day"):
         wait_until(lambda: False, 0.05, "the moon", lambda: "it is day")
 

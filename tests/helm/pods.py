@@ -121,7 +121,7 @@ class Container:
     def pid(self) -> int:
         """The process id, seen from here, of what is process 1 in there."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(wait_until(lambda: children.read_text().split(), 20)[0])
+        return int(wait_until(lambda: children.read_text().split(), 60)[0])
 
     def _inside(self, *namespaces: str) -> list[str]:
         users = [] if _AS_ROOT else ["--user", "--preserve-credentials"]

@@ -258,8 +258,8 @@ def test_pod_on_sqlite_serves_and_acts_and_ends_in_time(run: Run, tmp_path: Path
 
     wait_until(lambda: outcomes() == {"drain_queue": "succeeded", "leave_child": "succeeded"}, 60)
     # What an action left behind has ended, and process 1 has taken note.
-    wait_until(lambda: "sleep" not in [name for _, name in pod.states()], 20)
-    wait_until(lambda: "Z" not in [state for state, _ in pod.states()], 20)
+    wait_until(lambda: "sleep" not in [name for _, name in pod.states()], 60)
+    wait_until(lambda: "Z" not in [state for state, _ in pod.states()], 60)
 
     for path in ("/opt/alert-receiver/x", "/etc/x", "/x", "/plugins/x"):
         refused = pod.execute("touch", path)

@@ -143,7 +143,7 @@ def evidence(
             for one in runs
         )
 
-    wait_until(is_at_rest, 20, "all that may start has ended")
+    wait_until(is_at_rest, 60, "all that may start has ended")
     assert [one.stop() for one in workers] == [0, 0]
     lines = [
         Line(word, int(pid), int(run_id), int(attempt), host)

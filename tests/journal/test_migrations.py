@@ -152,11 +152,11 @@ def test_old_replica_works_on_while_a_newer_one_migrates_and_refuses_two_ahead(
             return int(connection.exec_driver_sql(query).scalar_one())
 
     assert old.post(notification(alert("f1")), "/webhook/log_action").status_code == 200
-    wait_until(lambda: finished() == 1, 20)
+    wait_until(lambda: finished() == 1, 60)
     # An old pod that is restarted in the midst of the update comes back.
     again = start_receiver("serve", RECEIVER_DATABASE_URL=url).wait_ready()
     assert again.post(notification(alert("f2")), "/webhook/log_action").status_code == 200
-    wait_until(lambda: finished() == 2, 20)
+    wait_until(lambda: finished() == 2, 60)
     newer.close()
     Journal(url, known=to_come[2]).close()
     refused = start_receiver("serve", RECEIVER_DATABASE_URL=url)

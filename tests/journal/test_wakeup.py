@@ -48,7 +48,7 @@ def pauses(url: str, receiver: Receiver, alerts: int) -> list[float]:
             for number in range(alerts):
                 answer = receiver.post(notification(alert(f"f{number}")), "/webhook/log_action")
                 assert answer.status_code == 200
-                wait_until(lambda n=number: connection.execute(query).scalar() == n + 1, 20)
+                wait_until(lambda n=number: connection.execute(query).scalar() == n + 1, 60)
                 # So that it is idle, and at another moment between two of its own looks each time.
                 time.sleep(0.013 * number)
             return [waited / 1e6 for waited in connection.execute(found).scalars()]
@@ -103,7 +103,7 @@ def test_lost_listener_comes_back_by_itself(databases: Databases) -> None:
         ears.wait(2)
         return time.monotonic() - began < 1.5
 
-    wait_until(wakes, 30)
+    wait_until(wakes, 60)
     with journal.writing() as connection:
         ended = connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -111,8 +111,8 @@ def test_lost_listener_comes_back_by_itself(databases: Databases) -> None:
         ).all()
     assert ended
     ears.wait(10)  # It returns because the connection was lost.
-    wait_until(wakes, 30)
-    wait_until(wakes, 30)
+    wait_until(wakes, 60)
+    wait_until(wakes, 60)
     ears.close()
     bell.close()
     journal.close()

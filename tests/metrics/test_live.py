@@ -82,7 +82,7 @@ def act(receiver: Receiver) -> Receiver:
             for action, outcome, number in ended
         )
 
-    wait_until(have_ended, 30, "all runs are counted")
+    wait_until(have_ended, 60, "all runs are counted")
 
     def is_seen() -> bool:
         samples = scrape(receiver)
@@ -92,7 +92,7 @@ def act(receiver: Receiver) -> Receiver:
         return value(samples, "receiver_breaker_open", action="bad") == 1 and not any(unfinished)
 
     # What the journal holds is looked at every few seconds only.
-    wait_until(is_seen, 30, "the journal is seen as it is now")
+    wait_until(is_seen, 60, "the journal is seen as it is now")
     return receiver
 
 
@@ -190,9 +190,9 @@ def test_worker_that_is_replaced_counts_on_where_its_predecessor_ended(receiver:
     started = len(receiver.lines("worker started"))
     os.kill(receiver.children()["worker"], signal.SIGKILL)
     assert value(scrape(receiver), name, **labels) == before, "the dead worker's counts stay"
-    wait_until(lambda: len(receiver.lines("worker started")) > started, 30)
+    wait_until(lambda: len(receiver.lines("worker started")) > started, 60)
     assert receiver.post(notification(alert("after", labels={"action_plugin": "good"}))).ok
-    wait_until(lambda: value(scrape(receiver), name, **labels) == before + 1, 30)
+    wait_until(lambda: value(scrape(receiver), name, **labels) == before + 1, 60)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_worker_that_runs_alone_shows_what_it_counts(
     web = start_receiver("web", ACTION_PLUGIN="log_action").wait_ready()
     assert web.post(notification(alert())).ok
     ended = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
-    wait_until(lambda: ended in requests.get(url, timeout=10).text, 30)
+    wait_until(lambda: ended in requests.get(url, timeout=10).text, 60)
     assert ended not in requests.get(f"{web.url}/metrics", timeout=10).text
     assert "receiver_notifications_total" not in requests.get(url, timeout=10).text
     assert requests.get(url.replace("/metrics", "/"), timeout=10).status_code == 404

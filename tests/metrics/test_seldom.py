@@ -67,9 +67,9 @@ def act(receiver: Receiver) -> Receiver:
 
     for action in PLUGINS:
         assert receiver.post(fires(action, host="a")).json()["accepted"] == 1
-    wait_until(lambda: ("receiver_runs_total", "cooled", "succeeded") in scrape(receiver), 30)
+    wait_until(lambda: ("receiver_runs_total", "cooled", "succeeded") in scrape(receiver), 60)
     assert receiver.post(fires("cooled", "another", host="a")).json()["accepted"] == 1
-    wait_until(lambda: ("receiver_runs_total", "verified", "succeeded") in scrape(receiver), 30)
+    wait_until(lambda: ("receiver_runs_total", "verified", "succeeded") in scrape(receiver), 60)
     assert receiver.post(notification(alert("verified", "resolved"))).ok
     for expected in (
         ("receiver_runs_total", "cooled", "skipped"),
@@ -78,9 +78,9 @@ def act(receiver: Receiver) -> Receiver:
         ("receiver_runs_total", "killed", "failed"),
         ("receiver_attempts_abandoned_total", "abandoned"),
     ):
-        wait_until(lambda expected=expected: expected in scrape(receiver), 30, str(expected))
+        wait_until(lambda expected=expected: expected in scrape(receiver), 60, str(expected))
     os.kill(receiver.children()["worker"], signal.SIGKILL)
-    wait_until(lambda: ("receiver_runs_total", "victim", "succeeded") in scrape(receiver), 30)
+    wait_until(lambda: ("receiver_runs_total", "victim", "succeeded") in scrape(receiver), 60)
     return receiver
 
 

@@ -214,12 +214,12 @@ def test_backoff_is_a_pause_between_runs_of_one_episode_and_of_two(tmp_path: Pat
         receiver.wait_ready()
         labels, began = {"action_plugin": "log_action"}, datetime.now(UTC)
         assert receiver.post(notification(alert(labels=labels, starts_at=began))).ok
-        wait_until(lambda: len(times()) >= 2, 30, "it repeats while the alert fires")
+        wait_until(lambda: len(times()) >= 2, 60, "it repeats while the alert fires")
         again = datetime.now(UTC)
         ended = alert(status="resolved", labels=labels, starts_at=began, ends_at=again)
         assert receiver.post(notification(ended)).ok
         assert receiver.post(notification(alert(labels=labels, starts_at=again))).ok
-        wait_until(lambda: len(times()) >= 3, 30, "the next episode has its run, too")
+        wait_until(lambda: len(times()) >= 3, 60, "the next episode has its run, too")
     finally:
         receiver.kill()
     first, repeated, of_next = times()[:3]

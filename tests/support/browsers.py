@@ -82,10 +82,10 @@ class Browser:
             except StaleElementReferenceException:
                 return None  # The page has just put in another.
             if not stays:
-                wait_until(self._is_another_page, 20, f"where {words!r} leads")
+                wait_until(self._is_another_page, 60, f"where {words!r} leads")
             return found
 
-        wait_until(clicked, 20, f"click on {words!r}")
+        wait_until(clicked, 60, f"click on {words!r}")
 
     def _is_another_page(self) -> bool:
         script = "return !window.isOld && document.readyState === 'complete'"

@@ -71,7 +71,7 @@ class Site:
             run = reading.find_run(self.journal, run_id)
             return run if all(run[name] == value for name, value in values.items()) else None
 
-        run = wait_until(found, 30, f"run {run_id}: {values}")
+        run = wait_until(found, 60, f"run {run_id}: {values}")
         assert run is not None
         return run
 

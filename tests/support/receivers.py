@@ -58,7 +58,7 @@ class Receiver:
 
     def wait_ready(self) -> "Receiver":
         """Return once it says that it is ready (a worker: that it has started)."""
-        wait_until(self._is_ready, 20, f"{self.command} ready; log: {self.log}")
+        wait_until(self._is_ready, 60, f"{self.command} ready; log: {self.log}")
         return self
 
     def _is_ready(self) -> bool:
@@ -69,7 +69,7 @@ class Receiver:
             return "worker started" in self.text()
         try:
             ready = requests.get(f"{self.url}/-/ready", timeout=2, **self.tls).status_code == 200
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
         return ready and (self.command == "web" or "worker started" in self.text())
 
@@ -126,7 +126,7 @@ class Receiver:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def _children(pid: int) -> list[int]:

@@ -184,7 +184,7 @@ class Pooler:
                 [*_as_user(), "pgbouncer", directory / "pgbouncer.ini"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
             )  # fmt: skip
-        wait_until(lambda: "process up" in self._log.read_text(), 30, f"log: {self._log}")
+        wait_until(lambda: "process up" in self._log.read_text(), 60, f"log: {self._log}")
 
     def url(self, database: str = "postgres") -> str:
         """Return the URL of a database, by way of the pooler."""

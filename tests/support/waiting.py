@@ -7,13 +7,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(look: Callable[[], T], timeout_seconds: float = 15.0, what: str = "") -> T:
+def wait_until(look: Callable[[], T], timeout_seconds: float = 60.0, what: str = "") -> T:
     """Return the first true value of `look`; fail when there is none in time."""
     deadline = time.monotonic() + timeout_seconds
     while True:
+        # Whoever was kept waiting, by the machine or by a look, has one more.
+        is_last = time.monotonic() > deadline
         found = look()
         if found:
             return found
-        if time.monotonic() > deadline:
+        if is_last:
             raise AssertionError(f"not in {timeout_seconds:g} s: {what or look}; last: {found!r}")
         time.sleep(0.02)

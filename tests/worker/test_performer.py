@@ -82,7 +82,7 @@ def ended(tmp_path: Path, number: int = 1) -> list[dict[str, Any]]:
     """Wait until so many runs have finished, and return them, the newest first."""
     journal = Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
     look = lambda: len(reading.list_runs(journal, state="finished")) >= number  # noqa: E731
-    wait_until(look, 20, f"{number} runs")
+    wait_until(look, 60, f"{number} runs")
     runs = reading.list_runs(journal)
     journal.close()
     return runs

@@ -105,7 +105,7 @@ def finish(receiver: Receiver, directory: Path, request: pytest.FixtureRequest) 
             ended = [one for one in attempts if one["outcome"]]
             return ended and {**reading.find_run(journal, run["id"]), "attempt": ended[0]}
 
-        return wait_until(look, 45, f"an attempt of {action}")
+        return wait_until(look, 60, f"an attempt of {action}")
 
     yield post
     journal.close()

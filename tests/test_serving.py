@@ -2,8 +2,11 @@
 
 import os
 import signal
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,8 @@ from receiver import hookimpl
 @hookimpl
 def execute(context):
     context.log.info("slow action begins")
-    time.sleep(1.5)
+    is_to_be_killed = context.alert.labels.get("fate") == "killed" and context.attempt == 1
+    time.sleep(600 if is_to_be_killed else 1.5)
     return "slept"
 """
 
@@ -69,9 +73,9 @@ def wait_of(receiver: Receiver, tmp_path: Path, fingerprint: str) -> float:
 
 def test_worker_is_woken_by_a_commit(start_receiver: Start, tmp_path: Path) -> None:
     receiver = start_receiver().wait_ready()
-    waits = [wait_of(receiver, tmp_path, str(number)) for number in range(5)]
-    # The fallback looks once a second: the median of five would be half a second.
-    assert sorted(waits)[2] < 0.25
+    waits = [wait_of(receiver, tmp_path, str(number)) for number in range(15)]
+    # The fallback looks once a second: the median of fifteen would be half a second.
+    assert statistics.median(waits) < 0.25
 
 
 def test_what_the_web_accepted_alone_is_run_by_a_worker_that_comes_later(
@@ -126,16 +130,19 @@ def test_kept_connection_is_answered_503_while_draining(
     headers = {"Content-Type": "application/json"}
 
     def post(session: requests.Session) -> requests.Response:
-        return session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=5)
+        return session.post(receiver.url + "/webhook", notification(), headers=headers, timeout=30)
 
     # Each is closed with the answer it gets while the process learns of the signal.
-    sessions = [requests.Session() for _ in range(30)]
-    assert all(post(session).ok for session in sessions)
+    kept = deque(requests.Session() for _ in range(30))
+    assert all(post(session).ok for session in kept)
     assert receiver.process is not None
     receiver.process.send_signal(signal.SIGTERM)
-    answers = (post(session) for session in sessions)
-    refused = [answer for answer in answers if answer.status_code == 503]
-    answer = refused[0]
+    # The first: after a second of draining a connection on which nothing comes is closed.
+    while (answer := post(kept[0])).status_code != 503:
+        assert answer.ok
+        if answer.headers.get("Connection") == "close":
+            kept.popleft()
+        kept.rotate()
     assert answer.headers["Retry-After"]
     assert receiver.process.wait(20) == 0
 
@@ -187,14 +194,22 @@ def test_child_for_which_there_is_no_process_is_made_later(
 def test_signal_while_it_starts_ends_it_in_good_order(
     start_receiver: Start, delay_seconds: float
 ) -> None:
-    before = set(Path("/dev/shm").glob("alert-receiver-metrics-*"))
     receiver = start_receiver()
-    made = lambda: set(Path("/dev/shm").glob("alert-receiver-metrics-*")) - before  # noqa: E731
-    wait_until(made, 60, "the first that it makes")
+    made = wait_until(lambda: shared_directory_of(receiver), 60, "the first that it makes")
     time.sleep(delay_seconds)
     assert receiver.stop() == 0
     assert "Traceback" not in receiver.text()
-    assert not made()
+    assert not made.exists()
+
+
+def shared_directory_of(receiver: Receiver) -> Path | None:
+    """Return where its processes count, once that has its name: other receivers have others."""
+    assert receiver.process is not None
+    for file in Path(f"/proc/{receiver.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # It was closed meanwhile.
+            if file.readlink().name.startswith("alert-receiver-metrics-"):
+                return file.readlink()
+    return None
 
 
 def test_children_end_with_a_killed_supervisor(start_receiver: Start) -> None:
@@ -202,7 +217,7 @@ def test_children_end_with_a_killed_supervisor(start_receiver: Start) -> None:
     children = receiver.children().values()
     assert receiver.process is not None
     receiver.process.kill()
-    receiver.process.wait(5)
+    receiver.process.wait(60)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 60)
     wait_until(lambda: not _accepts(receiver.port))
 
@@ -211,7 +226,7 @@ def test_interrupted_run_is_attempted_again_with_the_same_key(
     start_receiver: Start, tmp_path: Path, plugins: Path
 ) -> None:
     receiver = start_receiver(PLUGIN_DIR=str(plugins)).wait_ready()
-    receiver.post(notification(alert()), "/webhook/slow")
+    receiver.post(notification(alert(labels={"fate": "killed"})), "/webhook/slow")
     wait_until(lambda: receiver.lines("slow action begins"))
     os.kill(receiver.children()["worker"], signal.SIGKILL)
     journal = journal_of(tmp_path)
@@ -243,7 +258,7 @@ def test_address_that_others_reach_is_refused_without_credentials(
 ) -> None:
     receiver = start_receiver(command, RECEIVER_BIND="0.0.0.0:0")
     assert receiver.process is not None
-    assert receiver.process.wait(20) == 1
+    assert receiver.process.wait(60) == 1
     assert "RECEIVER_SUBMIT_TOKEN" in receiver.text()
     assert "Traceback" not in receiver.text()
 
@@ -253,7 +268,7 @@ def test_all_wrong_settings_are_named_at_once(start_receiver: Start) -> None:
         RECEIVER_MAX_BODY="1 elephant", RECEIVER_DATADIR="/x", RECEIVER_WEB_THREADS="0"
     )
     assert receiver.process is not None
-    assert receiver.process.wait(20) == 1
+    assert receiver.process.wait(60) == 1
     text = receiver.text()
     assert 'RECEIVER_MAX_BODY: "1 elephant" is not a size; write bytes or 10MiB' in text
     assert "RECEIVER_DATADIR: is not a setting (did you mean RECEIVER_DATA_DIR?)" in text
@@ -266,7 +281,7 @@ def test_broken_plugin_ends_the_start_with_its_name_and_cause(
     (plugins / "broken.py").write_text("import no_such_module")
     receiver = start_receiver(PLUGIN_DIR=str(plugins))
     assert receiver.process is not None
-    assert receiver.process.wait(20) == 1
+    assert receiver.process.wait(60) == 1
     assert "broken.py" in receiver.text()
     assert "no_such_module" in receiver.text()
 
@@ -280,7 +295,7 @@ def test_file_in_the_place_of_the_wake_up_pipe_ends_the_start_with_its_cure(
     in_the_way.write_text("mine")
     receiver = start_receiver(command)
     assert receiver.process is not None
-    assert receiver.process.wait(20) == 1
+    assert receiver.process.wait(60) == 1
     assert f"{in_the_way} is in the way of the wake-up pipe; remove it" in receiver.text()
     assert "Traceback" not in receiver.text()
     assert in_the_way.read_text() == "mine"

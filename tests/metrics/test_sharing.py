@@ -80,10 +80,14 @@ def test_directory_that_is_set_is_used_and_stays(directory: Path) -> None:
 
 
 def test_directory_of_a_killed_receiver_is_removed_by_the_next_and_that_of_a_living_one_stays(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # Of their own: any receiver on this machine that starts just now would remove it, too.
+    monkeypatch.setattr(sharing, "_MEMORY", tmp_path)
     code = (
-        "import os; from receiver.metrics import SHARED_DIRECTORY, sharing\n"
+        "import os; from pathlib import Path\n"
+        "from receiver.metrics import SHARED_DIRECTORY, sharing\n"
+        f"sharing._MEMORY = Path({str(tmp_path)!r})\n"
         "with sharing.shared_directory():\n"
         "    print(os.environ[SHARED_DIRECTORY], flush=True)\n"
         "    input()"

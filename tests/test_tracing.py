@@ -69,8 +69,7 @@ def test_one_trace_leads_from_the_header_to_what_the_plugin_does(
     assert receiver.post(notification(alert()), traceparent=HEADER).status_code == 200
     wait_until(lambda: len(collector.named("attempt traced")) == 2, 60)
     wait_until(lambda: len(collector.named("inside")) == 2, 60)
-
-    (received,) = collector.named("notification")
+    (received,) = wait_until(lambda: collector.named("notification"), 60)
     first, second = sorted(
         collector.named("attempt traced"), key=lambda one: str(one.attributes["receiver.attempt"])
     )
@@ -87,8 +86,7 @@ def test_one_trace_leads_from_the_header_to_what_the_plugin_does(
     assert received.resource["receiver.process"] == "web"
 
     for message in ("notification recorded", "plugin at work", "attempt ended"):
-        lines = receiver.lines(message)
-        assert lines
+        lines = wait_until(lambda message=message: receiver.lines(message), 60)
         assert {one["trace_id"] for one in lines} == {TRACE}
 
 
@@ -101,6 +99,8 @@ def test_trace_begins_here_without_a_good_header(
         body = notification(alert(fingerprint, labels={"fate": "bad"}))
         assert receiver.post(body, **header).status_code == 200
     wait_until(lambda: len(collector.named("attempt traced")) == 4, 60)
+    # The web process sends its own spans: they may come later.
+    wait_until(lambda: len(collector.named("notification")) == 2, 60)
     begun = collector.named("notification")
     assert [one.parent_id for one in begun] == ["", ""]
     assert len({one.trace_id for one in begun}) == 2

@@ -1,6 +1,7 @@
 """Fixtures for all tests: journals on every database, and running receivers."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,14 @@ from receivers import Receiver
 from receiver.journal.journal import Journal
 
 OURS = ("RECEIVER_", "AWS_", "EFS_", "EXEC_PLUGIN_", "FILE_ACTION_", "HTTP_PLUGIN_")
+
+
+def pytest_configure() -> None:
+    """Let programs that are started here end by Ctrl-C, even where this one is to ignore it.
+
+    A shell starts what it does not wait for so, and whatever that starts inherits it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

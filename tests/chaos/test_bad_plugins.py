@@ -18,7 +18,8 @@ from witness import PLUGIN, Record, Witness
 _HELD_SECONDS = 1.2
 _BODIES = {
     "never_returns": "threading.Event().wait()",
-    "returns_late": "time.sleep(1.2)",
+    # Not before the worker has seen that it is late.
+    "returns_late": "wait_for(os.environ['MAY_RETURN'])",
     "raises": "raise {'base': Odd, 'interrupt': KeyboardInterrupt}[annotations['what']]('odd')",
     "exits": "sys.exit(7)",
     "raises_oddly": "raise ODD_ERRORS[annotations['what']]()",
@@ -108,6 +109,11 @@ ODD_RESULTS = {
 }
 
 
+def wait_for(file):
+    while not os.path.exists(file):
+        time.sleep(0.05)
+
+
 def sleep_and_end():
     time.sleep(600)
     os._exit(0)
@@ -158,6 +164,7 @@ class Cage:
         for name, body in _BODIES.items():
             (self.witness.plugins / f"{name}.py").write_text(plugin(body))
         self.record = Record(directory / "data")
+        self.may_return = directory / "may_return"
         self._left = directory / "left"
         self._left.mkdir()
         policies = {
@@ -170,11 +177,12 @@ class Cage:
             {
                 "RECEIVER_DATA_DIR": str(directory / "data"),
                 "LEFT_DIRECTORY": str(self._left),
+                "MAY_RETURN": str(self.may_return),
                 "RECEIVER_ACTION_NEVER_RETURNS_TIMEOUT": "300ms",
                 "RECEIVER_ACTION_RETURNS_LATE_TIMEOUT": "300ms",
                 "RECEIVER_ACTION_SEGFAULTS_ISOLATION": "process",
                 "RECEIVER_ACTION_LEAVES_A_FAMILY_ISOLATION": "process",
-                "RECEIVER_ACTION_LEAVES_A_FAMILY_TIMEOUT": "1s",
+                "RECEIVER_ACTION_LEAVES_A_FAMILY_TIMEOUT": "3s",
                 **policies,
                 **self.witness.environment,
             },
@@ -330,9 +338,17 @@ def test_result_that_is_odd_is_recorded_as_well_as_it_can_be(shared_cage: Cage, 
     assert len(run["result"]) < 50_000
 
 
+def timed_out(cage: Cage, fingerprint: str) -> list[object]:
+    """Return when the attempts of an alert's run were seen to be past their deadline."""
+    attempts = cage.record.attempts(cage.run(fingerprint)["id"])
+    return [one["timed_out_at"] for one in attempts if one["timed_out_at"] is not None]
+
+
 def test_success_after_the_deadline_is_kept_and_not_run_again(shared_cage: Cage) -> None:
     with shared_cage.neighbours(same_worker=True):
         shared_cage.post("returns_late", "late")
+        wait_until(lambda: timed_out(shared_cage, "late"), what="the deadline passed")
+        shared_cage.may_return.touch()
         run = shared_cage.finished("late")
     (attempt,) = shared_cage.record.attempts(run["id"])
     assert attempt["timed_out_at"] is not None
@@ -441,7 +457,8 @@ def test_child_that_an_action_leaves_behind_does_not_pass_for_the_worker(
         assert cage.finished("leaves")["outcome"] == "succeeded"
         (child,) = cage.left()
         cage.wait_for_neighbours()
-        cage.post("witness", "interrupted", seconds="1")
+        # It is sure to run still when it is killed; again, it is quick.
+        cage.post("witness", "interrupted", seconds="600 0.03")
         wait_until(lambda: cage.calls(cage.run("interrupted")) == 1)
         (started,) = cage.receiver.lines("worker started")
         pids = {**cage.receiver.children(), "performer": started["performer"]}

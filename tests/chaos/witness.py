@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Takes the seconds that an annotation says, or those of each attempt, the last for all that follow.
 # One write per line, in append mode: neither a crash nor a neighbour tears it.
 PLUGIN = """
 import os
@@ -24,7 +25,8 @@ def note(event, context):
 @hookimpl
 def execute(context):
     note("begins", context)
-    time.sleep(float(context.alert.annotations.get("seconds", "0.03")))
+    seconds = context.alert.annotations.get("seconds", "0.03").split()
+    time.sleep(float(seconds[min(context.attempt, len(seconds)) - 1]))
     note("ends", context)
 """
 

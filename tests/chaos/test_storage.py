@@ -244,12 +244,23 @@ def test_journal_that_takes_no_writes_answers_503_and_recovers_by_itself(
         assert starts(receiver) == (1, 1)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether all threads of a process have been stopped by a signal."""
+    try:
+        tasks = [one.read_text() for one in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # One has ended meanwhile.
+        return False
+    return all(text.rpartition(")")[2].split()[0] == "T" for text in tasks)
+
+
 def halt(receiver: Receiver, record: Record) -> int:
     """Stop the worker where it holds no lock on the journal; return its pid."""
     pid = receiver.children()["worker"]
 
     def halted_between_transactions() -> bool:
         os.kill(pid, signal.SIGSTOP)
+        # The signal is only on its way: until all its threads have stopped, one may take the lock.
+        wait_until(lambda: is_stopped(pid), what="the worker stopped")
         with closing(sqlite3.connect(record.file, timeout=0.1, isolation_level=None)) as file:
             try:
                 file.execute("BEGIN IMMEDIATE")
@@ -307,7 +318,8 @@ def test_deadline_that_passes_while_nothing_can_be_written_still_frees_the_slot(
     tmp_path: Path, witness: Witness
 ) -> None:
     environment = {
-        "RECEIVER_ACTION_WITNESS_TIMEOUT": "1s",
+        # More than it takes to see that it runs and to stop all writing.
+        "RECEIVER_ACTION_WITNESS_TIMEOUT": "4s",
         "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "1",
     }
     with running(tmp_path, {**witness.environment, **environment}) as receiver:

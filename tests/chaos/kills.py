@@ -40,7 +40,7 @@ _SENDERS = 4
 _NOTIFICATIONS = 25
 _LONGEST_DELAY_SECONDS = 0.25
 _OUTCOME_SECONDS = 60.0
-_FOUND_MICROSECONDS = 500_000
+_FOUND_MICROSECONDS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Kill:
     def interrupts(self, attempt: dict[str, Any]) -> bool:
         """Whether it may have ended the worker in the midst of an attempt."""
         _, _, pid, _ = attempt["owner"].rsplit("-", 3)
-        # A worker may claim more before it finds that its performer is dead.
+        # A worker may claim more before it finds that its performer is dead, and ends with it.
         until = self.after + (_FOUND_MICROSECONDS if self.victim == "performer" else 0)
         return (
             self.signal in (signal.SIGKILL, signal.SIGSTOP)

@@ -140,10 +140,10 @@ def test_failed_run_is_retried_by_keyboard_alone(browser: Browser, site: Site) -
         raise AssertionError(f"{words!r} is never in focus")
 
     press_until("Retry")
-    browser.press(Keys.ENTER)
-    browser.wait_for("Retry run")
+    browser.press_to_leave(Keys.ENTER)
+    assert browser.texts("h1")[0].startswith(f"Retry run {run_id}")
     press_until("Retry")
-    browser.press(Keys.ENTER)
+    browser.press_to_leave(Keys.ENTER)
     site.wait_for(run_id, outcome="failed", attempts=2)
 
 

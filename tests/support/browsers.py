@@ -41,6 +41,12 @@ class Browser:
         """Press a key, wherever the focus is."""
         ActionChains(self.driver).send_keys(key).perform()
 
+    def press_to_leave(self, key: str) -> None:
+        """Press a key that leads to another page; return on that."""
+        self.driver.execute_script("window.isOld = true")
+        self.press(key)
+        wait_until(self._is_another_page, 60, f"where {key!r} leads")
+
     def open(self, url: str) -> "Browser":
         """Go to a page."""
         self.driver.get(url)

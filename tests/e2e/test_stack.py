@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,12 @@ def test_launched_child_dies_with_its_parent() -> None:
         wait_until(lambda: command.read_bytes() == b"/bin/sleep\x00600\x00", 60, "sleep has begun")
         parent.kill()
 
-    wait_until(lambda: not command.exists() or not command.read_bytes(), 60, "sleep is gone")
+    def is_gone() -> bool:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return not command.read_bytes()
+        return True
+
+    wait_until(is_gone, 60, "sleep is gone")
 
 
 def test_shortened_rules_change_only_the_times() -> None:

@@ -252,8 +252,8 @@ def test_group_is_killed_at_the_deadline(program: Program, tmp_path: Path) -> No
     command = program(TREE.format(tmp_path))
     began = time.monotonic()
     with pytest.raises(DeadlineExceededError):
-        run(command, context=make_context(remaining_seconds=1.5))
-    assert time.monotonic() - began < 6
+        run(command, context=make_context(remaining_seconds=3))
+    assert time.monotonic() - began < 20
     for pid in pids(tmp_path):
         wait_until(lambda pid=pid: not is_alive(pid))
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,23 @@ from typing import Any
 import requests
 from waiting import wait_until
 
+# Enough for all that are started at a time; each is an open file.
+_MOST_KEPT = 50
+_kept: deque[socket.socket] = deque()
+
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Return a port nobody listens on, kept for a while for whoever does so with SO_REUSEADDR.
+
+    Nobody else on this machine is given it before the program that it is for has started.
+    """
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", 0))
+    _kept.append(one)
+    if len(_kept) > _MOST_KEPT:
+        _kept.popleft().close()
+    return int(one.getsockname()[1])
 
 
 class Receiver:

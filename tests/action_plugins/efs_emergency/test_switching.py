@@ -170,7 +170,7 @@ def test_an_accepted_switch_that_cannot_be_confirmed_in_time_is_confirmed_by_the
 ):
     efs.add(FILE_SYSTEM, updating_for=10**6)
     with pytest.raises(TemporaryError, match=r"accepted the switch .* still reads bursting"):
-        run(remaining_seconds=2)
+        run(remaining_seconds=4)
     efs.file_systems[FILE_SYSTEM].descriptions_left = 0
     assert run()["summary"] == "already elastic"
     assert len(efs.seen("UpdateFileSystem")) == 1
@@ -215,7 +215,7 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(efs, run):
 def test_a_lost_answer_to_the_update_does_not_lose_the_switch(efs, run):
     efs.garble("UpdateFileSystem", "text")
     with pytest.raises(TemporaryError, match="still reads bursting"):
-        run(remaining_seconds=2)
+        run(remaining_seconds=4)
     assert run()["summary"] == "switched to elastic"
 
 

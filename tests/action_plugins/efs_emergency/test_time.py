@@ -89,9 +89,10 @@ def test_a_cancel_while_confirming_ends_the_waiting_at_once(efs, run, cancellati
 def test_a_slow_answer_is_given_up_in_time_and_tried_again_by_the_receiver(efs, run):
     efs.delay("DescribeFileSystems", seconds=8, times=2)
     started = time.monotonic()
+    # Less than two requests may take, so that it is not asked again; as much more as may be.
     with pytest.raises(TemporaryError, match="did not answer well within the time"):
-        run(remaining_seconds=4)
-    assert time.monotonic() - started < 4
+        run(remaining_seconds=4.9)
+    assert time.monotonic() - started < 4.9
     assert len(efs.requests) == 1
 
 

@@ -59,7 +59,9 @@ class Witness:
         """Return the lines written so far, those of one event or all."""
         if not self._file.exists():
             return []
-        lines = [line.split(" ") for line in self._file.read_text().splitlines()]
+        # A reader may see the first half of what is being written.
+        whole, _, _ = self._file.read_text().rpartition("\n")
+        lines = [line.split(" ") for line in whole.splitlines()]
         found = [Seen(word, int(run), key, int(attempt)) for word, run, key, attempt in lines]
         return [one for one in found if event in ("", one.event)]
 

@@ -103,7 +103,9 @@ class Receiver:
     def lines(self, message: str = "") -> list[dict[str, Any]]:
         """Return the log lines with this message, parsed."""
         parsed = []
-        for line in self.text().splitlines():
+        # A reader may see the first half of what is being written.
+        whole, _, _ = self.text().rpartition("\n")
+        for line in whole.splitlines():
             if line.startswith("{") and line.endswith("}"):
                 one = json.loads(line)
                 if message in ("", one["message"]):

@@ -144,7 +144,7 @@ def check_kept(record: Record) -> None:
     assert kinds(record, "rejected") == {"young": 500}
 
 
-def test_batch_of_deletions_holds_the_write_lock_for_less_than_50_ms(tmp_path: Path) -> None:
+def test_batch_of_deletions_works_for_less_than_50_ms(tmp_path: Path) -> None:
     journal = fill(f"sqlite:///{tmp_path / 'journal.db'}")
     seconds: list[float] = []
     deleted = -1

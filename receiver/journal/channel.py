@@ -1,7 +1,8 @@
 """LISTEN and NOTIFY: how a commit on PostgreSQL wakes the workers of all replicas at once.
 
 A pooler in transaction mode takes LISTEN and passes nothing on, without a word: so whoever listens
-calls itself first, over another connection. What hears nothing looks by itself each second.
+calls itself first, over another connection. What hears nothing looks by itself each second, and
+tries again later: the server may only have been slow.
 """
 
 import logging
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 _CHANNEL = "alert_receiver"
 _TRIAL_SECONDS = 1.0
 _PAUSE_SECONDS = 1.0
+_RETRIAL_SECONDS = 300.0
 
 
 def _call(engine: Engine, text: str = "") -> None:
@@ -76,13 +78,13 @@ class Listener:
         self._engine = engine
         self._after_gap = after_gap
         self._connection: Any = None
-        self._is_of_use = True
+        self._has_warned = False
         self._try_at = float("-inf")
         self.listen()
 
     def listen(self) -> int | None:
         """Return what to wait for with `select`; None while nothing can be heard."""
-        if self._connection is None and self._is_of_use and time.monotonic() >= self._try_at:
+        if self._connection is None and time.monotonic() >= self._try_at:
             self._try_at = time.monotonic() + _PAUSE_SECONDS
             with suppress(sa.exc.SQLAlchemyError, _driver_error()):
                 self._open()
@@ -109,14 +111,16 @@ class Listener:
         try:
             self._connection.remove_notify_handler(ignore_notification)
             self._connection.execute(f"LISTEN {_CHANNEL}")
-            self._is_of_use = self._hears_itself()
-            if not self._is_of_use:
-                self._connection.execute("UNLISTEN *")
+            if self._hears_itself():
+                return
+            self._connection.execute("UNLISTEN *")
         except BaseException:
             self.close()
             raise
-        if not self._is_of_use:
-            self.close()
+        self.close()
+        self._try_at = time.monotonic() + _RETRIAL_SECONDS
+        if not self._has_warned:
+            self._has_warned = True
             _log.warning(
                 "notifications do not arrive, so due runs are looked for each second",
                 extra={"cure": "let RECEIVER_DATABASE_URL lead past the pooler, or to one in "

@@ -15,6 +15,7 @@ from receivers import Receiver
 from servers import Pooler, Server
 from waiting import wait_until
 
+from receiver.journal import channel
 from receiver.journal.journal import Journal
 from receiver.journal.wakeup import Bell, Ears
 
@@ -115,6 +116,23 @@ def test_lost_listener_comes_back_by_itself(databases: Databases) -> None:
     wait_until(wakes, 60)
     ears.close()
     bell.close()
+    journal.close()
+
+
+def test_listener_that_heard_nothing_of_a_slow_server_tries_again_later(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(databases.new("postgresql"))
+    monkeypatch.setattr(channel, "_TRIAL_SECONDS", 0)
+    monkeypatch.setattr(channel, "_RETRIAL_SECONDS", 0.5)
+    listener = channel.Listener(journal.engine, lambda: None)
+    assert listener.listen() is None
+    monkeypatch.setattr(channel, "_TRIAL_SECONDS", 30)
+    wait_until(listener.listen, 60)
+    assert [one.message for one in caplog.records] == [
+        "notifications do not arrive, so due runs are looked for each second"
+    ]
+    listener.close()
     journal.close()
 
 

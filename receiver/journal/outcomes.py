@@ -127,6 +127,8 @@ _END_RUN = (
     .values(
         owner=None,
         due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
+        # What did nothing is none of `max_attempts`.
+        attempts_before=runs.c.attempts_before + sa.bindparam("not_begun", type_=sa.Integer()),
         **{
             name: sa.bindparam(name)
             for name in ("state", "outcome", "reason", "cancelled_by", "error", "result",
@@ -182,6 +184,7 @@ def _end(
             "result": one.end.result,
             "finished_at": now if finished else None,
             "due": step.due_at,
+            "not_begun": int(not one.end.has_begun),
             "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
         },
     )
@@ -230,7 +233,8 @@ def recover_from(
 ) -> list[Recorded]:
     """End the attempts of a process that is proven dead, as `on_interrupt` says.
 
-    Only those of these actions, whose policies are known here: who has loaded others ends theirs.
+    Only those of these actions, whose policies are known here: who has loaded others ends theirs;
+    and those that a person wants stopped, which needs no policy.
     `is_still_dead` is asked while nobody can claim: a process that was frozen may have come back.
     """
     with journal.writing() as connection:
@@ -240,7 +244,7 @@ def recover_from(
         query = sa.select(runs.c.id, runs.c.attempts).where(
             runs.c.state == sa.literal_column("'running'"),
             runs.c.owner == dead,
-            runs.c.action.in_(sorted(actions)),
+            sa.or_(runs.c.action.in_(sorted(actions)), runs.c.cancel_requested.is_not(None)),
         )
         end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
         ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]

@@ -162,6 +162,16 @@ def test_attempts_are_used_up_and_the_run_fails(journal: Journal, clock: Clock) 
     assert claim(journal) == []
 
 
+def test_attempts_that_had_not_begun_use_up_none(journal: Journal) -> None:
+    accept(journal, alert())
+    for _ in range(RULES.policy("a").max_attempts):
+        (run,) = claim(journal)
+        finish(journal, run, AttemptEnd("interrupted", has_begun=False))
+    (run,) = claim(journal)
+    step = finish(journal, run, AttemptEnd("failed", error="no"))
+    assert (step.outcome, step.reason) == (None, "attempt 1 of 3 failed")
+
+
 def test_permanent_error_ends_the_run_at_once(journal: Journal) -> None:
     accept(journal, alert())
     (run,) = claim(journal)
@@ -395,6 +405,19 @@ def test_interrupted_run_is_claimed_again_or_held_as_the_policy_says(journal: Jo
     claim(journal, holding)
     outcomes.recover_from(journal, "w1", LOADED, holding, lambda: 0.0)
     assert states(journal)[1] == ("fired", 0, "finished", "unknown")
+
+
+def test_person_can_cancel_what_died_with_an_action_that_nobody_loads_any_more(
+    journal: Journal,
+) -> None:
+    accept(journal, alert("left"), alert("cancelled"))
+    _, cancelled = claim(journal)
+    requests.cancel(journal, Person("ann", "a test"), cancelled.id)
+    outcomes.recover_from(journal, "w1", ["b"], RULES, lambda: 0.5)
+    found = {
+        one["fingerprint"]: (one["state"], one["outcome"]) for one in reading.list_runs(journal)
+    }
+    assert found == {"left": ("running", None), "cancelled": ("finished", "cancelled")}
 
 
 def test_rejected_alert_is_kept_whole_and_closed_by_its_resolve(journal: Journal) -> None:

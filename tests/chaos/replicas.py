@@ -1,10 +1,11 @@
-"""Kills, freezes and cuts off the processes of three replicas on one PostgreSQL, under load.
+"""Kills, freezes and restarts the processes of three replicas on one PostgreSQL, under load.
 
     python tests/chaos/replicas.py --seconds 600 --seed 7
 
 Each notification is posted twice, to any replica each time, as both peers of an HA pair do. What
 must hold in the end is what `kills.py` demands of one receiver: one run of each episode, none
-lost, and attempts again only where the first was interrupted.
+lost, and attempts again only where the first was interrupted, which a restart in good order never
+does.
 """
 
 import argparse
@@ -41,7 +42,10 @@ _FROZEN_SECONDS = 11.0
 _EVENT_SECONDS = 1.5
 _OUTCOME_SECONDS = 120.0
 # Long enough to be met by what happens.
-_ANNOTATIONS = {"value": "1", "seconds": "0.3"}
+_SECONDS = "0.3"
+# Longer than the lease, which must be kept until the end; few of them, for most are hit.
+_LONG_SECONDS = "7"
+_LONG_SHARE = 0.005
 
 
 class Senders:
@@ -72,7 +76,9 @@ class Senders:
         while not self._ending.wait(0.1):
             number += 1
             fingerprint = f"{of_thread}-{number}"
-            body = notification(alert(fingerprint, annotations=_ANNOTATIONS))
+            seconds = _LONG_SECONDS if chance.random() < _LONG_SHARE else _SECONDS
+            annotations = {"value": "1", "seconds": seconds}
+            body = notification(alert(fingerprint, annotations=annotations))
             counts = [self._post(body, chance) for _ in range(2)]
             if sum(one.get("accepted", 0) for one in counts) > 1:
                 self.problems.append(f"{fingerprint} was answered {counts}")
@@ -106,6 +112,7 @@ class Campaign:
         self._witness = Witness(directory)
         self._kills: list[Kill] = []
         self._problems: list[str] = []
+        self.restarts = 0
         self._frozen: list[tuple[float, Kill]] = []
         settings = {
             "RECEIVER_DATABASE_URL": self._server.url(),
@@ -159,13 +166,16 @@ class Campaign:
         replica = self._chance.choice(self._replicas)
         assert replica.process is not None
         children = replica.children()
-        victim = self._chance.choice(("web", "worker", "worker", "worker", "all"))
+        victim = self._chance.choice(("web", "worker", "worker", "worker", "all", "restart"))
         pids = [replica.process.pid, *descendants_of(replica.process.pid)]
-        if victim != "all":
+        if victim in ("web", "worker"):
             pids = [children[victim]] if victim in children else []
             pids += [one for pid in pids for one in children_of(pid)]
         frozen = {pid for _, kill in self._frozen for pid in kill.pids}
         if not pids or frozen & {*pids, *children.values()}:
+            return
+        if victim == "restart":
+            self._restart(replica)
             return
         freezes = victim != "all" and not self._frozen
         number = signal.SIGSTOP if freezes else signal.SIGKILL
@@ -181,6 +191,16 @@ class Campaign:
             self._kills.append(kill)
         if victim == "all":
             replica.start()
+
+    def _restart(self, replica: Receiver) -> None:
+        """Restart a replica in good order; one that is starting still may end otherwise."""
+        has_started = len(replica.children()) == 2
+        code = replica.stop(60)
+        self._say(f"restart of {self._replicas.index(replica)}")
+        self.restarts += 1
+        if code != 0 and has_started:
+            self._problems.append(f"a replica that was told to stop ended with {code}")
+        replica.start()
 
     def _thaw(self, now: float) -> None:
         for due, kill in [*self._frozen]:
@@ -239,7 +259,8 @@ def main() -> int:
         campaign.close()
     frozen = sum(kill.signal == signal.SIGSTOP for kill in evidence.kills)
     what = (
-        f"{len(evidence.kills) - frozen} kills, {frozen} freezes, seed {options.seed}, "
+        f"{len(evidence.kills) - frozen} kills, {frozen} freezes, {campaign.restarts} restarts, "
+        f"seed {options.seed}, "
         f"{len(evidence.accepted)} episodes, {len(evidence.runs)} runs"
     )
     return conclude(evidence, what, directory, is_kept=options.directory is not None)

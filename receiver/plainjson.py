@@ -17,7 +17,7 @@ def dumps(value: Any) -> str:
     """Return a value as strict JSON; what JSON does not know, NaN included, becomes its text."""
     try:
         return _STRICT.encode(value)
-    except Exception:  # noqa: BLE001 - a plugin's object
+    except BaseException:  # noqa: BLE001 - a plugin's object
         return json.dumps(_plain(value, _DEEPEST))
 
 

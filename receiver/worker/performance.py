@@ -171,7 +171,7 @@ def _times_named(error: TemporaryError) -> tuple[datetime | None, timedelta | No
             None if at is None else datetime.fromtimestamp(at.timestamp(), UTC),
             None if after is None else timedelta(after.days, after.seconds, after.microseconds),
         )
-    except Exception:  # noqa: BLE001 - a plugin's object
+    except BaseException:  # noqa: BLE001 - a plugin's object
         _log.warning("error names no time to try again", exc_info=True)
         return None, None
 

@@ -180,3 +180,29 @@ def test_times_are_told_in_classes_that_every_process_knows() -> None:
     assert (type(end.retry_at), type(end.retry_after)) == (datetime, timedelta)
     assert end.retry_at == NOW.replace(microsecond=6)
     assert end.retry_after == timedelta(seconds=7)
+
+
+class MuteMapping(dict[str, str]):
+    """A result that ends whoever reads it."""
+
+    def items(self) -> Any:
+        raise SystemExit(7)
+
+
+def test_result_that_ends_whoever_reads_it_ends_nobody() -> None:
+    end = perform(lambda: MuteMapping(a="b"))
+    assert end.outcome == "succeeded"
+    assert json.loads(end.result or "") == "<MuteMapping that cannot be read: SystemExit>"
+
+
+def test_error_whose_time_ends_whoever_looks_is_a_failure_without_a_time() -> None:
+    class MuteTimeError(TemporaryError):
+        @property
+        def retry_after(self) -> Any:
+            raise SystemExit(7)
+
+    def fails() -> None:
+        raise MuteTimeError.__new__(MuteTimeError)
+
+    end = perform(fails)
+    assert (end.outcome, end.retry_at, end.retry_after) == ("failed", None, None)

@@ -170,10 +170,11 @@ def _put_back(
             runs.c.id, runs.c.action, runs.c.approval, runs.c.held_since, runs.c.due_at,
             runs.c.expires_at,
         ).where(runs.c.id.in_(some))  # fmt: skip
-        found = connection.execute(query).all()
-        connection.execute(
-            _PUT_BACK, [_waiting_again(run, some[run.id], rules, now) for run in found]
-        )
+        values = [
+            _waiting_again(run, some[run.id], rules, now) for run in connection.execute(query)
+        ]
+        if values:  # On PostgreSQL, retention may have deleted them meanwhile.
+            connection.execute(_PUT_BACK, values)
 
 
 def _waiting_again(run: Any, change: PutBack, rules: Rules, now: datetime) -> dict[str, object]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 from receiver.context import Cancellation
+from receiver.journal import reading
 from receiver.journal.due import ClaimedRun
 from receiver.journal.outcomes import Recorded
 from receiver.policies import Policy
@@ -75,3 +76,15 @@ def log_end(attempt: Attempt, recorded: Recorded) -> None:
     level = logging.INFO if recorded.ended.end.outcome == "succeeded" else logging.WARNING
     known = {name: value for name, value in fields.items() if value is not None}
     _log.log(level, "attempt ended", extra=known)
+
+
+def fields_of_row(run: reading.Row) -> dict[str, object]:
+    """Return the fields of a log line about a run that is not being attempted."""
+    return {
+        "run_id": run["id"],
+        "action": run["action"],
+        "kind": run["kind"],
+        "alertname": run["alert_name"],
+        "fingerprint": run["fingerprint"],
+        **({"trace_id": trace_id} if (trace_id := trace_id_of(run["traceparent"])) else {}),
+    }

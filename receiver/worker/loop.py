@@ -24,9 +24,9 @@ from receiver.journal.wakeup import Ears
 from receiver.metrics.counts import WorkerCounts
 from receiver.policies import AttemptEnd
 from receiver.settings import Settings
-from receiver.tracing import Tracing, trace_id_of
+from receiver.tracing import Tracing
 from receiver.worker import isolation
-from receiver.worker.attempts import Attempt, log_end
+from receiver.worker.attempts import Attempt, fields_of_row, log_end
 from receiver.worker.dispatch import CURE, Dispatch, Returned
 from receiver.worker.leases import Instance
 from receiver.worker.line import Loaded
@@ -154,12 +154,14 @@ class Worker:
         loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
         for run in reading.briefs_of(self._journal, expired).values():
-            _log.warning("approval expired", extra=_fields(run))
+            _log.warning("approval expired", extra=fields_of_row(run))
             self._counts.held_back(run["action"], "approval", "skip")
             self._counts.run_ended(run["action"], "skipped")
         verified = dict(outcomes.verify_due(self._journal, loaded, self._rules))
         for run in reading.briefs_of(self._journal, verified).values():
-            _log.info("effect verified", extra={**_fields(run), "effect": verified[run["id"]]})
+            _log.info(
+                "effect verified", extra={**fields_of_row(run), "effect": verified[run["id"]]}
+            )
             self._counts.verified(run["action"], verified[run["id"]], run["effect_seconds"])
 
     def _seconds_until_due(self) -> float:
@@ -265,7 +267,7 @@ class Worker:
         for run_id, held in reading.briefs_of(self._journal, moved).items():
             verdict = moved[run_id]
             said = {"guardrail": verdict.guardrail, "reason": verdict.reason}
-            _log.warning("run held back", extra={**_fields(held), **said})
+            _log.warning("run held back", extra={**fields_of_row(held), **said})
             self._counts.held_back(held["action"], verdict.guardrail, verdict.kind)
             if verdict.kind == "skip":
                 self._counts.run_ended(held["action"], "skipped")
@@ -290,15 +292,16 @@ class Worker:
 
         Else what one attempt said would keep all others from being recorded, for ever.
         """
-        for one in tuple(self._unrecorded):
-            with suppress(JournalError):  # It is recorded with the next.
+        with suppress(JournalError):  # The next turn tries again.
+            for one in tuple(self._unrecorded):
                 try:
                     self._record([one])
                 except JournalDataError as error:
                     _log.error("what an attempt said cannot be stored", extra={
                         **one.attempt.fields, "error": describe_error(error)})  # fmt: skip
                     said = f"what it said cannot be stored: {describe_error(error)}"
-                    self._record([replace(one, end=replace(one.end, error=said, result=None))])
+                    with suppress(JournalDataError):
+                        self._record([replace(one, end=replace(one.end, error=said, result=None))])
 
     def _collect(self) -> None:
         for one in self._dispatch.returned():
@@ -348,18 +351,21 @@ class Worker:
             if run is None or step is None:  # Another worker found it first.
                 continue
             said = {"attempt": one.ended.attempt, "owner": owner, "next": step.reason}
-            _log.warning("interrupted attempt found", extra={**_fields(run), **said})
+            _log.warning("interrupted attempt found", extra={**fields_of_row(run), **said})
+            if run["action"] not in self._actions:
+                continue  # Only what is loaded is counted.
             self._counts.attempt_ended(run["action"], "interrupted")
             if step.outcome is not None:
                 self._counts.run_ended(run["action"], step.outcome, run["created_at"])
 
     def _drain(self) -> None:
-        """Let running attempts finish within the grace period.
+        """Let running attempts finish within the grace period, but for those given up before.
 
         What does not finish stays this process's: its death, which the next worker proves, makes
         it an interruption.
         """
         end = time.monotonic() + self._settings.grace_period.total_seconds()
+        given_up = {key for key, one in self._running.items() if one.is_timed_out}
         _log.info("worker drains", extra={"running": len(self._running)})
         while time.monotonic() < end:
             self._collect()
@@ -367,9 +373,10 @@ class Worker:
                 self._mind_lease(self._instance.beat())
                 self._record(self._unrecorded)
                 self._look_after_running()
+                self._give_back()
             except JournalError as error:
                 self._note_failure(error)
-            if not self._unrecorded and all(one.is_timed_out for one in self._running.values()):
+            if not self._unrecorded and self._running.keys() <= given_up:
                 break
             self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), *self._dispatch.waiting())
         for attempt in self._running.values():
@@ -386,15 +393,3 @@ class Worker:
 
 def _ended(returned: Sequence[Returned]) -> list[Ended]:
     return [Ended(*one.attempt.key, one.end) for one in returned]
-
-
-def _fields(run: reading.Row) -> dict[str, object]:
-    """The fields of a log line about a run that is not being attempted."""
-    return {
-        "run_id": run["id"],
-        "action": run["action"],
-        "kind": run["kind"],
-        "alertname": run["alert_name"],
-        "fingerprint": run["fingerprint"],
-        **({"trace_id": trace_id} if (trace_id := trace_id_of(run["traceparent"])) else {}),
-    }

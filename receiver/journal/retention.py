@@ -20,14 +20,15 @@ def delete_old(journal: Journal, retention: timedelta, batch: int = _BATCH) -> i
     with journal.reading() as connection:
         # Many rows may have to be looked at to find a few: nobody is to wait for that.
         before = journal.now(connection) - retention
+        conditions = _old(before)
         found = {
             table: list(connection.execute(sa.select(table.c.id).where(old).limit(batch)).scalars())
-            for table, old in _old(before)
+            for table, old in conditions
         }
     deleted = 0
     if any(found.values()):
         with journal.writing() as connection:
-            for table, old in _old(before):
+            for table, old in conditions:
                 # It may not be old any more, or about to be put back, retried or seen.
                 old_still = sa.select(table.c.id).where(table.c.id.in_(found[table]), old)
                 locked = journal.dialect.for_update(old_still, skip_locked=True)

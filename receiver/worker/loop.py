@@ -103,7 +103,7 @@ class Worker:
             with self._journal.writing() as connection:
                 due.judge_anew(self._journal, connection, self._actions)
         except JournalError as error:
-            _log.error("journal fails the worker", extra={"error": describe_error(error)})
+            self._note_failure(error)
 
     def _turn(self) -> float:
         """Do all that can be done now; return how many seconds the next turn may wait."""
@@ -149,7 +149,6 @@ class Worker:
 
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
-        self._give_back()
         self._recover()
         loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
@@ -336,7 +335,9 @@ class Worker:
 
     def _recover(self) -> None:
         for owner in claims.owners_of_running(self._journal):
-            if self._instance.is_dead(owner):
+            if owner == self._instance.id:
+                self._give_back()
+            elif self._instance.is_dead(owner):
                 recovered = outcomes.recover_from(
                     self._journal, owner, self._actions, self._rules, self._jitter,
                     partial(self._instance.is_still_dead, other=owner),
@@ -386,7 +387,7 @@ class Worker:
             try:
                 self._instance.close()
             except JournalError as error:
-                _log.error("journal fails the worker", extra={"error": describe_error(error)})
+                self._note_failure(error)
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
 

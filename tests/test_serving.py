@@ -59,6 +59,14 @@ def journal_of(tmp_path: Path) -> Journal:
     return Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
 
 
+def only_run(tmp_path: Path) -> reading.Row:
+    """Return the one run that the journal holds."""
+    journal = journal_of(tmp_path)
+    (run,) = reading.list_runs(journal)
+    journal.close()
+    return run
+
+
 def wait_of(receiver: Receiver, tmp_path: Path, fingerprint: str) -> float:
     """Post an alert; return the seconds from its acceptance to the start of its run."""
     receiver.post(notification(alert(fingerprint)), "/webhook/log_action")
@@ -99,9 +107,7 @@ def test_sigterm_lets_a_running_attempt_finish_and_ends_with_0(
     receiver.post(notification(alert()), "/webhook/slow")
     wait_until(lambda: receiver.lines("slow action begins"))
     assert receiver.stop() == 0
-    journal = journal_of(tmp_path)
-    (run,) = reading.list_runs(journal)
-    journal.close()
+    run = only_run(tmp_path)
     assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
 
 
@@ -114,9 +120,7 @@ def test_attempt_whose_deadline_passes_in_a_drain_has_the_grace_period_all_the_s
     receiver.post(notification(alert()), "/webhook/late")
     wait_until(lambda: receiver.lines("late action begins"))
     assert receiver.stop() == 0
-    journal = journal_of(tmp_path)
-    (run,) = reading.list_runs(journal)
-    journal.close()
+    run = only_run(tmp_path)
     assert receiver.lines("attempt is past its deadline")
     assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
 
@@ -131,11 +135,10 @@ def test_person_can_cancel_what_a_drain_waits_for(
     receiver.process.send_signal(signal.SIGTERM)
     wait_until(lambda: receiver.lines("worker drains"))
     journal = journal_of(tmp_path)
-    (run,) = reading.list_runs(journal)
-    requests_of_people.cancel(journal, Person("ann", "a test"), run["id"], "enough")
-    assert receiver.process.wait(60) == 0
-    (run,) = reading.list_runs(journal)
+    requests_of_people.cancel(journal, Person("ann", "a test"), only_run(tmp_path)["id"], "enough")
     journal.close()
+    assert receiver.process.wait(60) == 0
+    run = only_run(tmp_path)
     assert (run["outcome"], run["reason"]) == ("cancelled", "cancelled by ann: enough")
 
 

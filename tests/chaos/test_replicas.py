@@ -56,16 +56,27 @@ def witness(tmp_path: Path) -> Witness:
     return Witness(tmp_path)
 
 
+def worker_that_runs(
+    start_receiver: Callable[..., Receiver],
+    witness: Witness,
+    seconds: str,
+    settings: dict[str, str],
+) -> Receiver:
+    """Start a web and a worker, and return the worker once it runs what the web has accepted."""
+    web = start_receiver("web", **settings).wait_ready()
+    worker = start_receiver("worker", **settings).wait_ready()
+    body = notification(alert(annotations={"value": "1", "seconds": seconds}))
+    assert web.post(body, "/webhook/witness").status_code == 200
+    wait_until(lambda: witness.seen("begins"), 60)
+    return worker
+
+
 def test_frozen_worker_that_wakes_cannot_record_over_the_new_owner(
     databases: Databases, witness: Witness, start_receiver: Callable[..., Receiver]
 ) -> None:
     url = databases.new("postgresql")
     settings = {"RECEIVER_DATABASE_URL": url, "RECEIVER_LEASE": "3s", **witness.environment}
-    web = start_receiver("web", **settings).wait_ready()
-    first = start_receiver("worker", **settings).wait_ready()
-    body = notification(alert(annotations={"value": "1", "seconds": "2"}))
-    assert web.post(body, "/webhook/witness").status_code == 200
-    wait_until(lambda: witness.seen("begins"), 60)
+    first = worker_that_runs(start_receiver, witness, "2", settings)
     assert first.process is not None
     os.kill(first.process.pid, signal.SIGSTOP)
     try:
@@ -95,11 +106,7 @@ def test_worker_that_wakes_may_claim_what_was_taken_from_it_while_that_goes_on(
     url = databases.new("postgresql")
     backoff = {"RECEIVER_ACTION_WITNESS_BACKOFF": "10ms..20ms"}
     settings = {"RECEIVER_DATABASE_URL": url, **backoff, **witness.environment}
-    web = start_receiver("web", **settings).wait_ready()
-    worker = start_receiver("worker", **settings).wait_ready()
-    body = notification(alert(annotations={"value": "1", "seconds": "5"}))
-    assert web.post(body, "/webhook/witness").status_code == 200
-    wait_until(lambda: witness.seen("begins"), 30)
+    worker = worker_that_runs(start_receiver, witness, "5", settings)
     assert worker.process is not None
     os.kill(worker.process.pid, signal.SIGSTOP)
     journal = Journal(url)
@@ -126,11 +133,7 @@ def test_worker_that_drains_keeps_its_lease(
 ) -> None:
     url = databases.new("postgresql")
     settings = {"RECEIVER_DATABASE_URL": url, "RECEIVER_LEASE": "2s", **witness.environment}
-    web = start_receiver("web", **settings).wait_ready()
-    first = start_receiver("worker", **settings).wait_ready()
-    body = notification(alert(annotations={"value": "1", "seconds": "8"}))
-    assert web.post(body, "/webhook/witness").status_code == 200
-    wait_until(lambda: witness.seen("begins"), 30)
+    first = worker_that_runs(start_receiver, witness, "8", settings)
     start_receiver("worker", **settings).wait_ready()
     # Its attempt takes much longer than the lease, and less than the grace period.
     assert first.stop(60) == 0

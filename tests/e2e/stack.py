@@ -11,11 +11,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +25,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from receivers import free_port
+from waiting import looks
 
 T = TypeVar("T")
 
@@ -82,15 +82,10 @@ def wait_until(
 
     `explain` is asked for more to say, only then.
     """
-    deadline = time.monotonic() + timeout
-    while True:
-        # Whoever was kept waiting, by the machine or by a look, has one more.
-        is_last = time.monotonic() > deadline
+    for _ in looks(timeout):
         if result := predicate():
             return result
-        if is_last:
-            raise TimeoutError(f"not within {timeout:g} s: {what or predicate}\n{explain()}")
-        time.sleep(0.02)
+    raise TimeoutError(f"not within {timeout:g} s: {what or predicate}\n{explain()}")
 
 
 def launched(argv: Sequence[str | Path], **options: Any) -> "subprocess.Popen[bytes]":
@@ -359,7 +354,7 @@ class Stack:
         self._webhook_url, self._deadline = webhook_url, deadline
         self._credentials_file = credentials_file
         self._timer: threading.Timer | None = None
-        prometheus_port, alertmanager_port = _free_ports(2)
+        prometheus_port, alertmanager_port = free_port(), free_port()
         self.prometheus_url = f"http://127.0.0.1:{prometheus_port}"
         self.alertmanager_url = f"http://127.0.0.1:{alertmanager_port}"
         self._write(rules, alertmanager)
@@ -539,12 +534,3 @@ def _request(url: str, *, method: str = "GET", data: Any = None) -> Any:
         with error:
             raise OSError(f"{url}: {error.code}: {error.read().decode()[:500]}") from None
     return json.loads(text) if kind == "application/json" and text else text
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

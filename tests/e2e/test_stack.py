@@ -177,7 +177,7 @@ def test_launched_child_dies_with_its_parent() -> None:
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
     ) as parent:
         assert parent.stdout is not None

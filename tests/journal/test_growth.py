@@ -1,6 +1,7 @@
 """However many runs have finished: what is asked often is found by an index, on both databases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,16 @@ def finish_one(journal: Journal) -> None:
     outcomes.record_ends(journal, "w1", ended, _RULES, lambda: 0.5)
 
 
+@contextmanager
+def watched(journal: Journal, look: Callable[..., None]) -> Iterator[None]:
+    """Let `look` see each statement just before it is executed."""
+    sa.event.listen(journal.engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        sa.event.remove(journal.engine, "before_cursor_execute", look)
+
+
 def plans_of(journal: Journal, work: Callable[[], object]) -> dict[str, list[str]]:
     """Do something, and return each statement that was executed for it with the lines of its plan.
 
@@ -56,11 +67,8 @@ def plans_of(journal: Journal, work: Callable[[], object]) -> dict[str, list[str
             found[statement] = [str(row[-1]) for row in asking.fetchall()]
             asking.close()
 
-    sa.event.listen(journal.engine, "before_cursor_execute", look)
-    try:
+    with watched(journal, look):
         work()
-    finally:
-        sa.event.remove(journal.engine, "before_cursor_execute", look)
     return found
 
 
@@ -93,6 +101,7 @@ def journal(open_journal: Callable[..., Journal]) -> Journal:
         lambda journal: due.seconds_until_due(journal, ["a"]),
         lambda journal: claims.owners_of_running(journal),
         lambda journal: claims.cancel_requests(journal, "w1"),
+        lambda journal: claims.attempts_of(journal, "w1"),
         lambda journal: outcomes.recover_from(journal, "w1", ["a"], _RULES, lambda: 0.5),
         lambda journal: outcomes.expire_approvals(journal, ["a"], _RULES),
         lambda journal: outcomes.verify_due(journal, ["a"], _RULES),
@@ -100,7 +109,7 @@ def journal(open_journal: Callable[..., Journal]) -> Journal:
     ],
     ids=[
         "duplicate", "new", "resolved", "claim and outcome", "next due", "owners", "cancels",
-        "recovery", "approvals", "effects", "briefs",
+        "attempts", "recovery", "approvals", "effects", "briefs",
     ],
 )  # fmt: skip
 def test_hot_statement_reads_no_large_table_as_a_whole(
@@ -144,11 +153,8 @@ def most_rows_of(journal: Journal, work: Callable[[], object]) -> int:
             found.append(len(asking.fetchall()))
             asking.close()
 
-    sa.event.listen(journal.engine, "before_cursor_execute", look)
-    try:
+    with watched(journal, look):
         work()
-    finally:
-        sa.event.remove(journal.engine, "before_cursor_execute", look)
     return max(found)
 
 
@@ -172,11 +178,8 @@ def statements_of(journal: Journal, work: Callable[[], object]) -> int:
     def look(*_: object) -> None:
         count[0] += 1
 
-    sa.event.listen(journal.engine, "before_cursor_execute", look)
-    try:
+    with watched(journal, look):
         work()
-    finally:
-        sa.event.remove(journal.engine, "before_cursor_execute", look)
     return count[0]
 
 

@@ -137,6 +137,14 @@ class EpisodeRun:
     attempts: int
     cancelled_by: str | None
     dry_run: bool
+    attempts_before: int = 0
+    retried_at: datetime | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its action may have run; what a person retried had its attempts before."""
+        begun = self.attempts > self.attempts_before
+        return begun or (self.attempts > 0 and self.retried_at is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,7 @@ def when_put_back(runs: Sequence[EpisodeRun], row: Episode) -> tuple[Episode, li
             if run.cancelled_by == "resolved":
                 changes.append(PutBack(run.id, "the alert fires again: the resolved was false"))
         elif run.ordinal == row.round:
-            begun = run if run.attempts > 0 else begun
+            begun = run if run.has_begun else begun
             if run.state in WAITING:
                 changes.append(Cancel(run.id, "fired again", "the alert fires again"))
     if begun is None:

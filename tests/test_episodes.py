@@ -619,6 +619,21 @@ ANEW = "the alert fires again after its resolved run"
             [SUCCEEDED, of(RESOLVED, **BY_RESOLVED)], 0, [], id="resolved run never began",
         ),
         pytest.param(
+            [SUCCEEDED, of(RESOLVED, attempts=2, attempts_before=2)], 0,
+            [Cancel(3, "fired again", "the alert fires again")],
+            id="resolved run was claimed, and never began",
+        ),
+        pytest.param(
+            [SUCCEEDED, of(RESOLVED, attempts=1, attempts_before=1, retried_at=NOW)], 1,
+            [Cancel(3, "fired again", "the alert fires again"), Create(3, "fired", 1, ANEW)],
+            id="resolved run had begun, and a person retried it",
+        ),
+        pytest.param(
+            [SUCCEEDED, of(RESOLVED, retried_at=NOW)], 0,
+            [Cancel(3, "fired again", "the alert fires again")],
+            id="resolved run never claimed, which a person retried",
+        ),
+        pytest.param(
             [SUCCEEDED, of(RESOLVED, attempts=1)], 1,
             [Cancel(3, "fired again", "the alert fires again"), Create(3, "fired", 1, ANEW)],
             id="resolved run waits for a retry",

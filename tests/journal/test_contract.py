@@ -294,6 +294,22 @@ def test_refire_after_the_resolved_run_began_runs_the_action_anew(
     assert states(journal)[3] == ("resolved", 1, "queued", None)
 
 
+def test_refire_after_a_resolved_run_that_had_not_begun_changes_nothing(
+    journal: Journal, clock: Clock
+) -> None:
+    accept(journal, alert(), rules=RESOLVING)
+    run_all(journal, RESOLVING)
+    accept(journal, alert(status="resolved"), rules=RESOLVING)
+    clock.move(minutes=5)
+    (run,) = claim(journal, RESOLVING)
+    finish(journal, run, AttemptEnd("interrupted", has_begun=False), RESOLVING)
+    accept(journal, alert(), rules=RESOLVING)
+    assert states(journal) == [
+        ("fired", 0, "finished", "succeeded"),
+        ("resolved", 0, "finished", "cancelled"),
+    ]
+
+
 def test_new_episode_cancels_the_unfinished_resolved_run(journal: Journal) -> None:
     accept(journal, alert(), rules=RESOLVING)
     run_all(journal, RESOLVING)

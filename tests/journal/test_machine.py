@@ -96,11 +96,11 @@ waits = st.sampled_from([NONE, NONE, 30 * SECOND, 5 * MINUTE, 10 * MINUTE])
 workers = st.sampled_from([0, 1])
 ends = st.sampled_from(
     ["succeeded", "succeeded", "succeeded"]
-    + ["failed", "failed", "permanent", "named", "named past", "stopped"]
+    + ["failed", "failed", "permanent", "named", "named past", "stopped", "not begun"]
 )
 scenes = st.sampled_from(
     ["fires", "fires", "resolves", "resolves", "works", "works", "waits", "waits"]
-    + ["begins", "claims", "succeeds", "fails", "gives up", "dies"]
+    + ["begins", "claims", "succeeds", "fails", "gives up", "dies", "never begins"]
 )
 
 
@@ -227,6 +227,8 @@ class Story(RuleBasedStateMachine):
                     self._end(self._running(0), ["failed"])
                 case "gives up":
                     self._end(self._running(0), ["permanent"])
+                case "never begins":
+                    self._end(self._running(0), ["not begun"])
                 case "dies":
                     self.crash(0)
             self.check()
@@ -337,6 +339,7 @@ class Story(RuleBasedStateMachine):
         self.reported += [(owner, one) for one in ended]
         for run, one in sorted(zip(runs, ended, strict=True), key=lambda pair: pair[0].row_key):
             way = "permanent" if one.end.permanent else one.end.outcome
+            way = way if one.end.has_begun else "not begun"
             self.model.end(run, way, one.end.retry_at)
         told = {one.ended.run_id: one.next.outcome if one.next else "lost" for one in recorded}
         assert told == {self.ids[run.identity]: run.outcome for run in runs}
@@ -346,6 +349,8 @@ class Story(RuleBasedStateMachine):
         end = AttemptEnd("failed", permanent=how == "permanent", retry_at=named_at)
         if how == "succeeded":
             end = AttemptEnd("succeeded")
+        elif how == "not begun":
+            end = AttemptEnd("interrupted", has_begun=False)
         elif how == "stopped" and run.must_stop:
             end = AttemptEnd("cancelled", error="a person wants it stopped")
         return Ended(self.ids[run.identity], len(run.attempts), end)

@@ -54,6 +54,7 @@ class Run:
     approval: str | None = None
     expires_at: datetime | None = None
     forgiven: int = 0
+    not_begun: int = 0
     retried_at: datetime | None = None
     must_stop: bool = False
     is_timed_out: bool = False
@@ -121,7 +122,8 @@ class Model:
                 if run.cancelled_by == "resolved":
                     self._wait_again(run)
             elif run.ordinal == row.round:
-                has_begun = bool(run.attempts)
+                was_retried = bool(run.attempts) and run.retried_at is not None
+                has_begun = len(run.attempts) > run.not_begun or was_retried
                 self._cancel(run, "fired again")
         if has_begun:
             row.round += 1
@@ -187,15 +189,24 @@ class Model:
         run.attempts.append(None)
 
     def end(self, run: Run, how: str, named_at: datetime | None = None) -> None:
-        """End an attempt: `succeeded`, `failed`, `permanent`, `cancelled` or `interrupted`."""
+        """End an attempt.
+
+        `how` is `succeeded`, `failed`, `permanent`, `cancelled`, `interrupted`, or `not begun`: it
+        was interrupted too, but is known to have done nothing.
+        """
         policy = self.rules.policy(run.action)
         made = len(run.attempts) - run.forgiven
-        run.attempts[-1] = "failed" if how == "permanent" else how
+        recorded_as = {"permanent": "failed", "not begun": "interrupted"}
+        run.attempts[-1] = recorded_as.get(how, how)
         run.owner = None
         if how == "succeeded":
             self._finish(run, "succeeded")
         elif how == "cancelled" or run.must_stop:
             self._finish(run, "cancelled", by="person")
+        elif how == "not begun":
+            run.state, run.due_at = "queued", self.now
+            run.forgiven, run.not_begun = run.forgiven + 1, run.not_begun + 1
+            self._drop_unless_wanted(run)
         elif how == "interrupted" and policy.on_interrupt == "hold":
             self._finish(run, "unknown")
         elif how == "permanent" or made >= policy.max_attempts:

@@ -196,15 +196,16 @@ def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
     """Note that an attempt is past its deadline and has not returned: it holds no slot now."""
     with journal.writing() as connection:
         now = journal.now(connection)
-        connection.execute(
-            sa.update(attempts)
-            .where(attempts.c.run_id == run_id, attempts.c.number == attempt)
-            .values(timed_out_at=now)
-        )
+        # The run before its attempt, as whoever records an outcome locks them.
         connection.execute(
             sa.update(runs)
             .where(runs.c.id == run_id, runs.c.attempts == attempt, runs.c.state == "running")
             .values(reason=f"attempt {attempt} is past its deadline and has not returned")
+        )
+        connection.execute(
+            sa.update(attempts)
+            .where(attempts.c.run_id == run_id, attempts.c.number == attempt)
+            .values(timed_out_at=now)
         )
 
 

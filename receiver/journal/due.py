@@ -1,6 +1,6 @@
 """Which queued runs are due, in whose turn; read under the claim lock by those who claim."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -139,13 +139,28 @@ def judge_anew(
     journal: Journal, connection: Connection, actions: Iterable[str], held_by: str | None = None
 ) -> None:
     """Let guardrails look at once at runs that they have delayed: what held them has changed."""
+    which: list[sa.ColumnElement[bool]] = [runs.c.action.in_(sorted(actions))]
+    if held_by:
+        which.append(runs.c.held_by == held_by)
+    _update_delayed(journal, connection, which, due_at=AT_ONCE)
+
+
+def delay_anew(journal: Journal, connection: Connection, action: str | None, now: datetime) -> None:
+    """Let the delay of runs that guardrails have delayed begin now; `action` None: of any."""
+    which: list[sa.ColumnElement[bool]] = [] if action is None else [runs.c.action == action]
+    _update_delayed(journal, connection, which, held_since=now)
+
+
+def _update_delayed(
+    journal: Journal,
+    connection: Connection,
+    which: Sequence[sa.ColumnElement[bool]],
+    **values: object,
+) -> None:
     query = (
         sa.select(runs.c.id)
         .where(
-            runs.c.state == sa.literal_column("'queued'"),
-            runs.c.held_since.is_not(None),
-            runs.c.action.in_(sorted(actions)),
-            *([runs.c.held_by == held_by] if held_by else []),
+            runs.c.state == sa.literal_column("'queued'"), runs.c.held_since.is_not(None), *which
         )
         .order_by(runs.c.id)
     )
@@ -153,7 +168,7 @@ def judge_anew(
     free = journal.dialect.for_update(query, skip_locked=True)
     if rows := [{"run_id": run_id} for run_id in connection.execute(free).scalars()]:
         of_id = sa.update(runs).where(runs.c.id == sa.bindparam("run_id"))
-        connection.execute(of_id.values(due_at=AT_ONCE), rows)
+        connection.execute(of_id.values(values), rows)
 
 
 def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -12,7 +12,7 @@ from receiver.alertmanager import storable
 from receiver.errors import NotFoundError, OperationError
 from receiver.guardrails import text
 from receiver.journal import changes
-from receiver.journal.due import judge_anew
+from receiver.journal.due import delay_anew, judge_anew
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
 from receiver.journal.tables import AT_ONCE, audit, holds, is_key, lasts, runs
@@ -150,6 +150,8 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
     """
     name = action or ALL_ACTIONS
     with journal.writing() as connection:
+        # Who claims at this moment may be delaying runs: they are to be among those found here.
+        journal.dialect.lock_claims(connection)
         now = journal.now(connection)
         held = set(connection.execute(sa.select(holds.c.action).where(lasts(now))).scalars())
         if name not in held:
@@ -158,15 +160,7 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
             raise OperationError(f"{what}; " + (f"paused: {others}" if held else "nothing is"))
         connection.execute(sa.delete(holds).where(holds.c.action == name))
         # While it was paused, no limit delayed it.
-        connection.execute(
-            sa.update(runs)
-            .where(
-                runs.c.state == sa.literal_column("'queued'"),
-                runs.c.held_since.is_not(None),
-                *([runs.c.action == action] if action else []),
-            )
-            .values(held_since=now)
-        )
+        delay_anew(journal, connection, action, now)
         judge_anew(journal, connection, [name], held_by="breaker")
         _audit(connection, person, now, "resume", action, None, "")
     still = "; all actions are still paused" if action and ALL_ACTIONS in held else ""

@@ -129,3 +129,40 @@ def test_expiry_that_comes_first_makes_the_approval_fail_in_words(
         connection.execute(sa.update(runs).values(state="finished", outcome="skipped"))
         waiting = meanwhile(journal, lambda: requests.approve(journal, ANN, 1))
     assert "waits for no approval: it is skipped" in str(waiting.exception(timeout=30))
+
+
+def test_resuming_leaves_what_somebody_else_has_in_hand(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).values(held_since=T0, due_at=T0 + timedelta(hours=1)))
+    requests.pause(journal, ANN, None)
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).values(error="in hand"))
+        # Who waited would hold other runs that the one with this in hand may want next.
+        assert requests.resume(journal, ANN, None) == "all actions resumed"
+
+
+def test_claim_under_way_is_not_told_of_a_resume_in_its_midst(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    requests.pause(journal, ANN, "b")
+    with journal.writing() as connection:
+        claims.claim_in(journal, connection, "w1", ["a"], 1, by)
+        waiting = meanwhile(journal, lambda: requests.resume(journal, ANN, "b"))
+    assert waiting.result(timeout=30) == "b resumed"
+
+
+def test_attempt_marked_as_timed_out_while_its_outcome_is_recorded_blocks_nobody(
+    journal: Journal,
+) -> None:
+    by = Rules()
+    accept(journal, by)
+    (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, by).claimed
+    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+    with journal.writing() as connection:
+        connection.execute(sa.update(runs).where(runs.c.id == run.id).values(error="seen"))
+        waiting = meanwhile(journal, lambda: claims.mark_timed_out(journal, run.id, run.attempt))
+        outcomes.record_in(journal, connection, "w1", ended, by, lambda: 0.5)
+    waiting.result(timeout=30)
+    assert reading.find_run(journal, run.id)["outcome"] == "succeeded"

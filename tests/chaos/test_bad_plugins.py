@@ -178,6 +178,8 @@ class Cage:
                 "RECEIVER_DATA_DIR": str(directory / "data"),
                 "LEFT_DIRECTORY": str(self._left),
                 "MAY_RETURN": str(self.may_return),
+                # However slow they are, the neighbours do not take every place that they may.
+                "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "12",
                 "RECEIVER_ACTION_NEVER_RETURNS_TIMEOUT": "300ms",
                 "RECEIVER_ACTION_RETURNS_LATE_TIMEOUT": "300ms",
                 "RECEIVER_ACTION_SEGFAULTS_ISOLATION": "process",
@@ -206,11 +208,11 @@ class Cage:
         (run,) = self.record.rows("SELECT * FROM runs WHERE fingerprint = ?", fingerprint)
         return run
 
-    def finished(self, fingerprint: str, timeout_seconds: float = 20) -> dict[str, Any]:
+    def finished(self, fingerprint: str) -> dict[str, Any]:
         """Wait for the outcome of the run of an alert; return the run."""
         wait_until(
             lambda: self.run(fingerprint)["state"] == "finished",
-            timeout_seconds,
+            60,
             f"the outcome of {fingerprint}; log: {self.receiver.log}",
         )
         return self.run(fingerprint)

@@ -32,8 +32,10 @@ if IS_PERFORMER and (HERE / "deadly").exists():
 
 
 def hold(seconds):
-    (HERE / "holds").touch()
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # Called this way, it keeps the interpreter lock.
+    calls = ctypes.PyDLL(None)  # Called this way, they keep the interpreter lock.
+    # So does the first: from when the file is there nobody else goes on.
+    calls.creat(os.fsencode(HERE / "holds"), 0o600)
+    calls.usleep(int(seconds * 1e6))
 
 
 @hookimpl

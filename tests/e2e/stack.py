@@ -393,13 +393,14 @@ class Stack:
         }
 
     def __enter__(self) -> Self:
-        self._timer = threading.Timer(self._deadline, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
         try:
             self.exporter.start()
             for process in self._processes.values():
                 process.start()
+            # Only now: what is started after its end would never be ended.
+            self._timer = threading.Timer(self._deadline, self._expire)
+            self._timer.daemon = True
+            self._timer.start()
             self._wait_until_warm()
         except BaseException:
             self.close()

@@ -11,11 +11,15 @@ from receiver.journal import reading
 from receiver.journal.journal import Journal
 
 
-def runs_of(whole: Whole, alert_name: str) -> list[dict[str, Any]]:
+def runs_of(whole: Whole, alert_name: str, **values: Any) -> list[dict[str, Any]]:
     journal = Journal(whole.journal_url)
-    found = reading.list_runs(journal, alert_name=alert_name)
+    found = reading.list_runs(journal, alert_name=alert_name, **values)
     journal.close()
-    return [one for one in found if one["outcome"] == "succeeded"]
+    return found
+
+
+def succeeded(whole: Whole, alert_name: str) -> list[dict[str, Any]]:
+    return runs_of(whole, alert_name, outcome="succeeded")
 
 
 def posts(whole: Whole, alert_name: str) -> int:
@@ -30,14 +34,18 @@ def test_soft_then_hard_threshold_run_their_actions_once_with_the_right_argument
     metric = {"queue": "orders", "instance": "one"}
     whole.stack.exporter.set("heartbeat_timestamp_seconds", 1, service="billing")
     whole.stack.exporter.set("queue_depth", 90, **metric)
-    (soft,) = whole.stack.wait_until(lambda: runs_of(whole, "QueueTooLong"), 60, "the soft action")
+    (soft,) = whole.stack.wait_until(
+        lambda: succeeded(whole, "QueueTooLong"), 60, "the soft action"
+    )
     call = json.loads(soft["call"])
     assert soft["action"] == "log_action"
     assert (call["metric_name"], call["value"], call["threshold"]) == ("queue_depth", 90, "> 80")
     assert runs_of(whole, "QueueFarTooLong") == []
 
     whole.stack.exporter.set("queue_depth", 97, **metric)
-    (hard,) = whole.stack.wait_until(lambda: runs_of(whole, "QueueFarTooLong"), 60, "the hard one")
+    (hard,) = whole.stack.wait_until(
+        lambda: succeeded(whole, "QueueFarTooLong"), 60, "the hard one"
+    )
     call = json.loads(hard["call"])
     assert hard["action"] == "file_action"
     assert (call["metric_name"], call["value"], call["threshold"]) == ("queue_depth", 97, "> 95")
@@ -57,6 +65,7 @@ def test_soft_then_hard_threshold_run_their_actions_once_with_the_right_argument
             whole.stack.wait_until(
                 lambda name=name, count=count: posts(whole, name) > count, 60, f"{name} again"
             )
+        # It is noted with its runs: what would be run again is there by now.
         assert len(runs_of(whole, "QueueTooLong")) == 1
         assert len(runs_of(whole, "QueueFarTooLong")) == 1
 
@@ -64,8 +73,8 @@ def test_soft_then_hard_threshold_run_their_actions_once_with_the_right_argument
     whole.stack.exporter.set("queue_depth", 1, **metric)
     wait_until(lambda: all_closed(whole), 60, "the episodes closed")
     whole.stack.exporter.set("queue_depth", 97, **metric)
-    whole.stack.wait_until(lambda: len(runs_of(whole, "QueueTooLong")) == 2, 60, "soft again")
-    whole.stack.wait_until(lambda: len(runs_of(whole, "QueueFarTooLong")) == 2, 60, "hard again")
+    whole.stack.wait_until(lambda: len(succeeded(whole, "QueueTooLong")) == 2, 60, "soft again")
+    whole.stack.wait_until(lambda: len(succeeded(whole, "QueueFarTooLong")) == 2, 60, "hard again")
     assert len(list(whole.files.iterdir())) == 2
     whole.stack.exporter.set("queue_depth", 1, **metric)
 
@@ -79,6 +88,6 @@ def all_closed(whole: Whole) -> bool:
 
 def test_missing_metric_runs_its_action(whole: Whole) -> None:
     whole.stack.exporter.remove("heartbeat_timestamp_seconds", service="billing")
-    run = whole.stack.wait_until(lambda: runs_of(whole, "HeartbeatMissing"), 60, "the absent one")
+    run = whole.stack.wait_until(lambda: succeeded(whole, "HeartbeatMissing"), 60, "the absent one")
     assert json.loads(run[0]["call"])["threshold"] == "absent"
     whole.stack.exporter.set("heartbeat_timestamp_seconds", 1, service="billing")

@@ -59,6 +59,7 @@ class Receiver:
     def start(self) -> None:
         """Start it (again), on the same port and data."""
         with self.log.open("ab") as log:
+            self._logged_before = log.tell()
             self.process = subprocess.Popen(
                 [*self._wrapper, sys.executable, "-m", "receiver", self.command],
                 env=self._environment,
@@ -77,13 +78,16 @@ class Receiver:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"{self.command} ended {self.process.returncode}: {self.text()}")
+        # As a whole line, of which a reader may see the first half.
+        logged = self.log.read_bytes()[self._logged_before :].rpartition(b"\n")[0]
+        has_started = b"worker started" in logged
         if self.command == "worker":
-            return "worker started" in self.text()
+            return has_started
         try:
             ready = requests.get(f"{self.url}/-/ready", timeout=2, **self.tls).status_code == 200
         except (requests.ConnectionError, requests.Timeout):
             return False
-        return ready and (self.command == "web" or "worker started" in self.text())
+        return ready and (self.command == "web" or has_started)
 
     def post(self, body: bytes, path: str = "/webhook", **headers: str) -> requests.Response:
         """Post a notification as Alertmanager would."""
@@ -112,7 +116,7 @@ class Receiver:
                     parsed.append(one)
         return parsed
 
-    def stop(self, timeout_seconds: float = 20) -> int:
+    def stop(self, timeout_seconds: float = 60) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)

@@ -359,7 +359,7 @@ def test_words_that_the_journal_refuses_are_left_out_and_hold_up_no_other_run(
         assert receiver.post(body("first"), "/webhook/refused").ok
         wait_until(lambda: _FAILURE in receiver.text())
         assert post(receiver, "second").ok
-        wait_until(lambda: record.unfinished() == 0, 20, "all runs")
+        wait_until(lambda: record.unfinished() == 0, 60, "all runs")
         assert witness.seen("ends")
         (said,) = receiver.lines("what an attempt said cannot be stored")
         with closing(sqlite3.connect(record.file)) as journal:

@@ -96,10 +96,10 @@ def test_claim_whose_commit_was_not_answered_is_made_good(
     worker = start_receiver("worker", RECEIVER_DATABASE_URL=by_wire, **witness.environment)
     worker.wait_ready()
     assert web.post(notification(alert()), "/webhook/witness").status_code == 200
-    wait_until(wire.has_lost.is_set, 30)
+    wait_until(wire.has_lost.is_set, 60)
     with psycopg.connect(direct.replace("+psycopg", ""), autocommit=True) as connection:
         look = lambda: connection.execute("SELECT outcome, attempts FROM runs").fetchall()  # noqa: E731
-        wait_until(lambda: look() == [("succeeded", 2)], 30)
+        wait_until(lambda: look() == [("succeeded", 2)], 60)
     # What it had not heard of was not begun; nobody else was there to take it.
     assert [(one.event, one.attempt) for one in witness.seen()] == [("begins", 2), ("ends", 2)]
     assert worker.stop() == 0

@@ -140,10 +140,15 @@ def site(
             assert receiver.post(body_of(name, action_plugin=HOSTILE[name])).status_code == 200
         journal = Journal(f"sqlite:///{directory / 'data' / 'journal.db'}")
 
-        def unfinished() -> int:
-            return sum(one["state"] != "finished" for one in reading.list_runs(journal, limit=1000))
+        def is_over() -> bool:
+            runs = reading.list_runs(journal, limit=1000)
+            # Its last words come after the commit; a reader may see the first half of a line.
+            lines, _, _ = receiver.text().rpartition("\n")
+            attempts = sum(one["attempts"] for one in runs)
+            has_finished = all(one["state"] == "finished" for one in runs)
+            return has_finished and lines.count("attempt ended") == attempts
 
-        wait_until(lambda: unfinished() == 0, 60, "all runs finished")
+        wait_until(is_over, 60, "all runs finished, and the log says so")
         yield Site(receiver, environment, endpoint, directory, request.param)
     finally:
         if journal:

@@ -101,9 +101,9 @@ def demo(no_wait: bool, recorded: bool) -> None:
         _play(console, stage, scene, [] if programs else recording(datetime.now(UTC)))
         _sum_up(console, stage, scene)
         if console.is_terminal and not no_wait:
-            console.print(f"its page: http://{stage.url}/", soft_wrap=True)
-            console.print("Ctrl-C ends it and leaves nothing behind.")
             try:
+                console.print(f"its page: http://{stage.url}/", soft_wrap=True)
+                console.print("Ctrl-C ends it and leaves nothing behind.")
                 signal.pause()
             except KeyboardInterrupt:
                 console.print()

@@ -54,6 +54,7 @@ class Good:
 class Conforming(ActionConformance):
     action = Good
     temporary, permanent = TemporaryError("later"), PermanentError("mend it")
+    patience_seconds = 60
 
     @pytest.fixture
     def subject(self):
@@ -68,7 +69,7 @@ class Conforming(ActionConformance):
             environment={"GOOD_TOKEN": "s3cret"},
             temporary_trouble=lambda: trouble(self.temporary),
             permanent_trouble=lambda: trouble(self.permanent),
-            patience_seconds=0.5,
+            patience_seconds=self.patience_seconds,
         )
 
 
@@ -157,6 +158,8 @@ BAD = {
     ),
     "IgnoresACancel": (
         """
+        patience_seconds = 0.5
+
         class action(Good):
             @hookimpl
             def execute(self, context):
@@ -185,6 +188,8 @@ BAD = {
     ),
     "TakesItsTime": (
         """
+        patience_seconds = 0.5
+
         class action(Good):
             @hookimpl
             def execute(self, context):

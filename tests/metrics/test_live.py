@@ -77,8 +77,10 @@ def act(receiver: Receiver) -> Receiver:
     def have_ended() -> bool:
         samples = scrape(receiver)
         ended = [("good", "succeeded", 2), ("bad", "failed", 1), ("shaky", "succeeded", 1)]
+        # The last that is counted of a run is how long it took.
         return all(
             value(samples, "receiver_runs_total", action=action, outcome=outcome) == number
+            and value(samples, "receiver_run_duration_seconds_count", action=action) == number
             for action, outcome, number in ended
         )
 

@@ -76,9 +76,12 @@ def act(receiver: Receiver) -> Receiver:
     for expected in (
         ("receiver_runs_total", "cooled", "skipped"),
         ("receiver_runs_total", "asked", "skipped"),
-        ("receiver_effects_total", "verified", "effective"),
+        # Counted after the effect itself.
+        ("receiver_time_to_resolve_seconds_count", "verified"),
         ("receiver_runs_total", "killed", "failed"),
         ("receiver_attempts_abandoned_total", "abandoned"),
+        # It has begun, and may be interrupted.
+        ("receiver_reaction_seconds_count", "victim"),
     ):
         wait_until(lambda expected=expected: expected in scrape(receiver), 60, str(expected))
     os.kill(receiver.children()["worker"], signal.SIGKILL)

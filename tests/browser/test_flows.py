@@ -64,12 +64,20 @@ def test_update_keeps_the_focus_and_what_is_open(browser: Browser, site: Site) -
 
 def test_updates_can_be_stopped_and_taken_up_again(browser: Browser, site: Site) -> None:
     browser.open(site.url)
+    # A look that has begun ends a while later; whether one has is known at once.
+    browser.driver.execute_script(
+        "const ask = window.fetch; window.looks = 0;"
+        "window.fetch = (...what) => { window.looks += 1; return ask(...what); };"
+    )
     browser.click("Stop updates")
+    before = browser.driver.execute_script("return window.looks")
     site.post("fix_it", "WhileStopped")
     browser.come_back()
+    assert browser.driver.execute_script("return window.looks") == before
     assert "WhileStopped" not in browser.text
     browser.click("Update again")
     browser.come_back()
+    assert browser.driver.execute_script("return window.looks") > before
     browser.wait_for("WhileStopped")
 
 

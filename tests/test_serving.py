@@ -81,7 +81,11 @@ def wait_of(receiver: Receiver, tmp_path: Path, fingerprint: str) -> float:
 
 def test_worker_is_woken_by_a_commit(start_receiver: Start, tmp_path: Path) -> None:
     receiver = start_receiver().wait_ready()
-    waits = [wait_of(receiver, tmp_path, str(number)) for number in range(15)]
+    waits = []
+    for number in range(15):
+        waits.append(wait_of(receiver, tmp_path, str(number)))
+        # Until it has noted this one, it would find the next by itself.
+        wait_until(lambda: len(receiver.lines("attempt ended")) == len(waits))
     # The fallback looks once a second: the median of fifteen would be half a second.
     assert statistics.median(waits) < 0.25
 

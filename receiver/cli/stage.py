@@ -60,12 +60,13 @@ class Gauge:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 body = f'{METRIC}{{queue="orders"}} {gauge.value}\n'.encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-                gauge.scrapes += 1
+                with suppress(ConnectionError):  # Prometheus gave this scrape up.
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                    gauge.scrapes += 1
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Say nothing: a scrape is no news."""

@@ -81,6 +81,51 @@ def test_updates_can_be_stopped_and_taken_up_again(browser: Browser, site: Site)
     browser.wait_for("WhileStopped")
 
 
+# Looks are answered by the receiver, but not before the test says so; timers that wait are counted.
+_HOLD_LOOKS = """
+const ask = window.fetch, later = window.setTimeout, never = window.clearTimeout;
+window.asked = 0; window.held = []; window.timers = new Set();
+window.fetch = async (...what) => {
+  window.asked += 1;
+  const answer = await ask(...what), text = await answer.text();
+  await new Promise((go) => window.held.push(go));
+  return { ok: answer.ok, text: async () => text };
+};
+window.setTimeout = (what, ms) => {
+  const timer = later(() => { window.timers.delete(timer); what(); }, ms);
+  window.timers.add(timer);
+  return timer;
+};
+window.clearTimeout = (timer) => { window.timers.delete(timer); never(timer); };
+"""
+_ARE_ALL_HELD = "return window.asked > 0 && window.held.length === window.asked"
+# What a page does with an answer, it does at once.
+_LET_GO = "for (const go of window.held) go(); requestAnimationFrame(arguments[0]);"
+
+
+def test_look_under_way_when_updates_are_stopped_changes_nothing(
+    browser: Browser, site: Site
+) -> None:
+    browser.open(site.url)
+    browser.driver.execute_script(_HOLD_LOOKS)
+    site.post("fix_it", "JustStopped")
+    browser.come_back()
+    wait_until(lambda: browser.driver.execute_script(_ARE_ALL_HELD), 60, "the look")
+    browser.click("Stop updates")
+    browser.driver.execute_async_script(_LET_GO)
+    assert "JustStopped" not in browser.text
+
+
+def test_looks_that_overlap_go_on_as_one(browser: Browser, site: Site) -> None:
+    browser.open(site.url)
+    browser.driver.execute_script(_HOLD_LOOKS)
+    browser.come_back()
+    browser.come_back()
+    wait_until(lambda: browser.driver.execute_script(_ARE_ALL_HELD), 60, "the looks")
+    browser.driver.execute_async_script(_LET_GO)
+    assert browser.driver.execute_script("return window.timers.size") == 1
+
+
 def test_page_says_that_it_is_not_up_to_date_once_nobody_answers(
     browser: Browser, other_site: Site
 ) -> None:

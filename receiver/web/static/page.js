@@ -39,7 +39,9 @@ async function update() {
   const here = location.origin + location.pathname + location.search;
   const answer = await fetch(here, { headers: { Accept: "text/html" } });
   if (!answer.ok) throw new Error(`the receiver answers ${answer.status}`);
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const text = await answer.text();
+  if (!isOn) return; // It was stopped meanwhile: what is read now stays.
+  const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const part of parts()) {
     const other = fresh.getElementById(part.id);
     // Open details are no change of what the receiver says.
@@ -64,6 +66,7 @@ async function tick() {
       }
     }
   }
+  clearTimeout(timer); // Of a look that ended while this one was under way.
   timer = setTimeout(tick, pause);
 }
 

@@ -83,13 +83,26 @@ class Clock:
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Clock:
+def clock(tmp_path: Path) -> Iterator[Clock]:
     if shutil.which("faketime") is None:
         reason = "faketime not found; apt-get install faketime"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return Clock(tmp_path)
+    clear_shared_memory()
+    yield Clock(tmp_path)
+    clear_shared_memory()
+
+
+def clear_shared_memory() -> None:
+    """Delete what libfaketime left of processes that are gone.
+
+    It names its shared memory by the process, leaves it there unless that ends in good order, and
+    ends a later process that happens to have the same number.
+    """
+    for one in Path("/dev/shm").glob("*faketime_s*_*"):
+        if not Path("/proc", one.name.rpartition("_")[2]).exists():
+            one.unlink(missing_ok=True)
 
 
 @pytest.fixture

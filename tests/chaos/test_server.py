@@ -125,6 +125,34 @@ def test_full_disk_of_the_server_is_answered_503_and_left_behind_by_itself(
     assert len(runs) == len(set(runs)) == everything
 
 
+# The first to record how an attempt ended is refused its words, the second finds no server.
+_REFUSING = """
+CREATE SEQUENCE asked;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CASE nextval('asked')
+        WHEN 1 THEN RAISE 'no such words' USING ERRCODE = 'data_exception';
+        WHEN 2 THEN RAISE 'not now' USING ERRCODE = 'cannot_connect_now';
+        ELSE RETURN NEW;
+    END CASE;
+END $$;
+CREATE TRIGGER refusing BEFORE UPDATE ON attempts
+    FOR EACH ROW WHEN (NEW.outcome IS NOT NULL) EXECUTE FUNCTION refuse();
+"""
+
+
+def test_server_that_goes_while_words_are_looked_for_that_it_refuses_ends_no_worker(
+    server: Server, receiver: tuple[Receiver, Witness]
+) -> None:
+    serving, witness = receiver
+    worker = serving.children()["worker"]
+    server.execute(_REFUSING)
+    assert status(serving, "refused") == 200
+    wait_until(lambda: server.execute(_FINISHED) == [(1,)], 60, "the run")
+    assert server.execute("SELECT last_value FROM asked") == [(3,)]
+    assert serving.children()["worker"] == worker
+    assert [one.event for one in witness.seen()] == ["begins", "ends"]
+
+
 def test_connections_have_the_options_that_find_a_dead_server(server: Server) -> None:
     journal = Journal(server.url())
     with journal.engine.connect() as connection:

@@ -22,6 +22,8 @@ class Wire:
     def __init__(self, url: sa.URL) -> None:
         self._server = (str(url.query.get("host", url.host)), url.port or 5432)
         self.has_lost = threading.Event()
+        # Called when the answer is lost, before whoever waits for it is cut off.
+        self.when_lost: Callable[[], None] = lambda: None
         self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -69,6 +71,7 @@ class Wire:
                 near.sendall(answer)
         if losing.is_set():
             assert b"COMMIT" in answer  # It was made.
+            self.when_lost()
             self.has_lost.set()
         with suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
@@ -86,20 +89,56 @@ def wire(database: sa.URL) -> Iterator[Wire]:
     made.close()
 
 
-def test_claim_whose_commit_was_not_answered_is_made_good(
+class Site:
+    """A web process beside its database, a worker at the other end of the wire, and a run."""
+
+    def __init__(
+        self, database: sa.URL, wire: Wire, start: Callable[..., Receiver], directory: Path
+    ) -> None:
+        self.witness = Witness(directory)
+        self._url = database.render_as_string(hide_password=False)
+        by_wire = database.set(host="127.0.0.1", port=wire.port, query={})
+        plugins = self.witness.environment
+        self._web = start("web", RECEIVER_DATABASE_URL=self._url, **plugins).wait_ready()
+        url = by_wire.render_as_string(hide_password=False)
+        self.worker = start("worker", RECEIVER_DATABASE_URL=url, **plugins).wait_ready()
+
+    def accept(self) -> None:
+        assert self._web.post(notification(alert()), "/webhook/witness").status_code == 200
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self._url.replace("+psycopg", ""), autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+
+@pytest.fixture
+def site(
     database: sa.URL, wire: Wire, start_receiver: Callable[..., Receiver], tmp_path: Path
-) -> None:
-    witness = Witness(tmp_path)
-    direct = database.render_as_string(hide_password=False)
-    by_wire = f"postgresql+psycopg://{database.username}@127.0.0.1:{wire.port}/{database.database}"
-    web = start_receiver("web", RECEIVER_DATABASE_URL=direct, **witness.environment).wait_ready()
-    worker = start_receiver("worker", RECEIVER_DATABASE_URL=by_wire, **witness.environment)
-    worker.wait_ready()
-    assert web.post(notification(alert()), "/webhook/witness").status_code == 200
+) -> Site:
+    return Site(database, wire, start_receiver, tmp_path)
+
+
+def test_claim_whose_commit_was_not_answered_is_made_good(site: Site, wire: Wire) -> None:
+    site.accept()
     wait_until(wire.has_lost.is_set, 60)
-    with psycopg.connect(direct.replace("+psycopg", ""), autocommit=True) as connection:
-        look = lambda: connection.execute("SELECT outcome, attempts FROM runs").fetchall()  # noqa: E731
-        wait_until(lambda: look() == [("succeeded", 2)], 60)
+    wait_until(lambda: site.rows("SELECT outcome, attempts FROM runs") == [("succeeded", 2)], 60)
     # What it had not heard of was not begun; nobody else was there to take it.
-    assert [(one.event, one.attempt) for one in witness.seen()] == [("begins", 2), ("ends", 2)]
-    assert worker.stop() == 0
+    seen = [(one.event, one.attempt) for one in site.witness.seen()]
+    assert seen == [("begins", 2), ("ends", 2)]
+    assert site.worker.stop() == 0
+
+
+def test_worker_that_stops_before_it_hears_of_its_claim_gives_it_back(
+    site: Site, wire: Wire
+) -> None:
+    process = site.worker.process
+    assert process is not None
+    wire.when_lost = process.terminate
+    site.accept()
+    assert process.wait(60) == 0
+    assert wire.has_lost.is_set()
+    assert site.rows("SELECT state, attempts FROM runs") == [("queued", 1)]
+    assert site.rows("SELECT outcome, error FROM attempts") == [
+        ("interrupted", "the claim was not confirmed")
+    ]
+    assert site.witness.seen() == []

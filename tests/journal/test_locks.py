@@ -11,8 +11,9 @@ from notifications import T0, alert, notification
 from waiting import wait_until
 
 from receiver.alertmanager import parse_notification
+from receiver.episodes import PutBack
 from receiver.intake import intake_of
-from receiver.journal import claims, due, outcomes, reading, requests
+from receiver.journal import changes, claims, due, outcomes, reading, requests
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -166,3 +167,12 @@ def test_attempt_marked_as_timed_out_while_its_outcome_is_recorded_blocks_nobody
         outcomes.record_in(journal, connection, "w1", ended, by, lambda: 0.5)
     waiting.result(timeout=30)
     assert reading.find_run(journal, run.id)["outcome"] == "succeeded"
+
+
+def test_run_that_is_deleted_before_it_is_put_back_is_left_out(journal: Journal) -> None:
+    by = Rules()
+    accept(journal, by)
+    with journal.writing() as connection:
+        connection.execute(sa.delete(runs))
+        changes.apply(journal, connection, by, [PutBack(1, "it fires again")], T0)
+    assert reading.list_runs(journal) == []

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import requests
@@ -220,6 +221,34 @@ def test_worker_that_runs_alone_shows_what_it_counts(
     assert ended not in requests.get(f"{web.url}/metrics", timeout=10).text
     assert "receiver_notifications_total" not in requests.get(url, timeout=10).text
     assert requests.get(url.replace("/metrics", "/"), timeout=10).status_code == 404
+
+
+def test_what_died_with_an_action_that_is_loaded_no_more_is_not_counted(
+    alone: Callable[..., tuple[Receiver, str]],
+    start_receiver: Callable[..., Receiver],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "gone.py").write_text(
+        "import time\nfrom receiver import hookimpl\n\n\n"
+        "@hookimpl\ndef execute():\n    time.sleep(60)\n"
+    )
+    loads = {"PLUGIN_DIR": str(tmp_path / "plugins")}
+    web = start_receiver("web", **loads).wait_ready()
+    first, _ = alone(**loads)
+    assert web.post(notification(alert(labels={"action_plugin": "gone"}))).ok
+    run = f"{web.url}/api/v1/runs/1"
+    wait_until(lambda: requests.get(run, timeout=10).json()["state"] == "running", 60)
+    first.kill()
+    assert requests.post(f"{run}/cancel", json={}, timeout=10).ok
+    second, url = alone()
+    (found,) = wait_until(lambda: second.lines("interrupted attempt found"), 60) or [{}]
+    assert (found["action"], found["next"]) == ("gone", "cancelled by anyone")
+    # What is posted after it is counted after it.
+    assert web.post(notification(alert("after", labels={"action_plugin": "log_action"}))).ok
+    ended = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
+    wait_until(lambda: ended in requests.get(url, timeout=10).text, 60)
+    assert 'action="gone"' not in requests.get(url, timeout=10).text
 
 
 def test_worker_that_runs_alone_asks_for_the_credential(

@@ -90,7 +90,7 @@ def wire(database: sa.URL) -> Iterator[Wire]:
 
 
 class Site:
-    """A web process beside its database, a worker at the other end of the wire, and a run."""
+    """A web process beside its database, and a worker at the other end of the wire."""
 
     def __init__(
         self, database: sa.URL, wire: Wire, start: Callable[..., Receiver], directory: Path
@@ -98,10 +98,10 @@ class Site:
         self.witness = Witness(directory)
         self._url = database.render_as_string(hide_password=False)
         by_wire = database.set(host="127.0.0.1", port=wire.port, query={})
+        far = by_wire.render_as_string(hide_password=False)
         plugins = self.witness.environment
         self._web = start("web", RECEIVER_DATABASE_URL=self._url, **plugins).wait_ready()
-        url = by_wire.render_as_string(hide_password=False)
-        self.worker = start("worker", RECEIVER_DATABASE_URL=url, **plugins).wait_ready()
+        self.worker = start("worker", RECEIVER_DATABASE_URL=far, **plugins).wait_ready()
 
     def accept(self) -> None:
         assert self._web.post(notification(alert()), "/webhook/witness").status_code == 200

@@ -23,6 +23,15 @@ PLUGINS = {
     "shaky": "def execute(context):\n"
     "    if context.attempt == 1:\n        raise TemporaryError('not yet', retry_after=0.05)\n",
 }
+HEAD = """
+import threading
+
+from receiver import PermanentError, TemporaryError, hookimpl
+
+
+@hookimpl
+"""
+LOGGED = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -46,8 +55,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     directory = tmp_path_factory.mktemp("metrics")
     (directory / "plugins").mkdir()
     for name, text in PLUGINS.items():
-        head = "from receiver import PermanentError, TemporaryError, hookimpl\n\n\n@hookimpl\n"
-        (directory / "plugins" / f"{name}.py").write_text(head + text)
+        (directory / "plugins" / f"{name}.py").write_text(HEAD + text)
     one = Receiver(
         "serve",
         {
@@ -216,9 +224,8 @@ def test_worker_that_runs_alone_shows_what_it_counts(
     _, url = alone()
     web = start_receiver("web", ACTION_PLUGIN="log_action").wait_ready()
     assert web.post(notification(alert())).ok
-    ended = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
-    wait_until(lambda: ended in requests.get(url, timeout=10).text, 60)
-    assert ended not in requests.get(f"{web.url}/metrics", timeout=10).text
+    wait_until(lambda: LOGGED in requests.get(url, timeout=10).text, 60)
+    assert LOGGED not in requests.get(f"{web.url}/metrics", timeout=10).text
     assert "receiver_notifications_total" not in requests.get(url, timeout=10).text
     assert requests.get(url.replace("/metrics", "/"), timeout=10).status_code == 404
 
@@ -229,10 +236,8 @@ def test_what_died_with_an_action_that_is_loaded_no_more_is_not_counted(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "gone.py").write_text(
-        "import time\nfrom receiver import hookimpl\n\n\n"
-        "@hookimpl\ndef execute():\n    time.sleep(60)\n"
-    )
+    never_returns = HEAD + "def execute():\n    threading.Event().wait()\n"
+    (tmp_path / "plugins" / "gone.py").write_text(never_returns)
     loads = {"PLUGIN_DIR": str(tmp_path / "plugins")}
     web = start_receiver("web", **loads).wait_ready()
     first, _ = alone(**loads)
@@ -242,12 +247,11 @@ def test_what_died_with_an_action_that_is_loaded_no_more_is_not_counted(
     first.kill()
     assert requests.post(f"{run}/cancel", json={}, timeout=10).ok
     second, url = alone()
-    (found,) = wait_until(lambda: second.lines("interrupted attempt found"), 60) or [{}]
+    (found,) = wait_until(lambda: second.lines("interrupted attempt found"), 60)
     assert (found["action"], found["next"]) == ("gone", "cancelled by anyone")
     # What is posted after it is counted after it.
     assert web.post(notification(alert("after", labels={"action_plugin": "log_action"}))).ok
-    ended = 'receiver_runs_total{action="log_action",outcome="succeeded"} 1.0'
-    wait_until(lambda: ended in requests.get(url, timeout=10).text, 60)
+    wait_until(lambda: LOGGED in requests.get(url, timeout=10).text, 60)
     assert 'action="gone"' not in requests.get(url, timeout=10).text
 
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,24 @@ def execute(context):
 
 OBEDIENT = """
 import time
+from datetime import UTC, datetime
 from receiver import hookimpl
 @hookimpl
 def execute(context):
-    context.log.info("obedient action begins")
+    left = context.remaining_seconds(), (context.deadline - datetime.now(UTC)).total_seconds()
+    context.log.info("obedient action begins", extra={"seconds_left": left})
     while True:
         time.sleep(0.02)
         context.raise_if_cancelled()
+"""
+
+
+FLAKY = """
+from receiver import TemporaryError, hookimpl
+@hookimpl
+def execute(context):
+    if context.attempt == 1:
+        raise TemporaryError("not yet", retry_after=5)
 """
 
 
@@ -52,6 +64,7 @@ def plugins(tmp_path: Path) -> Path:
     directory.mkdir()
     (directory / "slow.py").write_text(SLOW)
     (directory / "obedient.py").write_text(OBEDIENT)
+    (directory / "flaky.py").write_text(FLAKY)
     return directory
 
 
@@ -191,6 +204,29 @@ def test_killed_child_is_started_again(start_receiver: Start, tmp_path: Path, ro
     journal.close()
 
 
+def test_child_that_keeps_dying_is_started_after_growing_pauses_and_ends_the_whole(
+    start_receiver: Start,
+) -> None:
+    receiver = start_receiver().wait_ready()
+    web = receiver.children()["web"]
+    pauses = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+    killed = {0}
+    last_kill = time.monotonic()
+    for pause in (0, *pauses):
+        pid = wait_until(lambda: {receiver.children().get("worker", 0)} - killed, 60).pop()
+        assert time.monotonic() - last_kill >= pause
+        last_kill = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+    assert receiver.process is not None
+    assert receiver.process.wait(60) == 1
+    ended = receiver.lines("child ended, it is started again")
+    assert [one["pause_seconds"] for one in ended] == pauses
+    (last,) = receiver.lines("child keeps ending, so the receiver ends")
+    assert (last["role"], last["status"], last["times"]) == ("worker", -signal.SIGKILL, 10)
+    assert not Path(f"/proc/{web}").exists()
+
+
 def test_child_for_which_there_is_no_process_is_made_later(
     start_receiver: Start, tmp_path: Path
 ) -> None:
@@ -273,6 +309,47 @@ def test_restart_runs_nothing_again(start_receiver: Start, tmp_path: Path) -> No
     wait_until(lambda: len(reading.list_runs(journal, outcome="succeeded")) == 2)
     assert all(run["attempts"] == 1 for run in reading.list_runs(journal))
     journal.close()
+
+
+@pytest.mark.parametrize("how", ["in order", "killed"])
+def test_retry_keeps_its_time_across_a_restart(
+    start_receiver: Start, tmp_path: Path, plugins: Path, how: str
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=str(plugins)).wait_ready()
+    receiver.post(notification(alert()), "/webhook/flaky")
+    journal = journal_of(tmp_path)
+    (waits,) = wait_until(lambda: [
+        run for run in reading.list_runs(journal, state="queued") if run["attempts"] == 1
+    ])  # fmt: skip
+    if how == "killed":
+        receiver.kill()
+    else:
+        receiver.stop()
+    receiver.start()
+    wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
+    first, second = reading.attempts_of(journal, waits["id"])
+    journal.close()
+    assert waits["due_at"] - first["finished_at"] >= timedelta(seconds=4.9)
+    assert second["started_at"] >= waits["due_at"]
+
+
+def test_action_knows_its_deadline_and_ends_by_itself_when_it_has_passed(
+    start_receiver: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start_receiver(
+        PLUGIN_DIR=str(plugins),
+        RECEIVER_ACTION_OBEDIENT_TIMEOUT="4s",
+        RECEIVER_ACTION_OBEDIENT_MAX_ATTEMPTS="1",
+    ).wait_ready()
+    receiver.post(notification(alert()), "/webhook/obedient")
+    journal = journal_of(tmp_path)
+    (run,) = wait_until(lambda: reading.list_runs(journal, state="finished"))
+    journal.close()
+    (begins,) = receiver.lines("obedient action begins")
+    assert all(0 < left <= 4 for left in begins["seconds_left"])
+    said = "DeadlineExceededError: the deadline of this attempt has passed"
+    assert (run["outcome"], run["error"]) == ("failed", said)
+    assert run["finished_at"] - run["started_at"] >= timedelta(seconds=4)
 
 
 @pytest.mark.parametrize("command", ["serve", "web"])

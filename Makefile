@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BIND ?= 127.0.0.1:8080
 PYTEST_FLAGS ?=
 
-.PHONY: run demo test check bench soak fuzz lock clean
+.PHONY: run demo unit check test lint bench soak fuzz lock clean
 
 run: $(VENV)/run.done
 	RECEIVER_DATA_DIR=$${RECEIVER_DATA_DIR:-receiver-data} exec $(BIN)/receiver serve --bind $(BIND)
@@ -13,28 +13,35 @@ run: $(VENV)/run.done
 demo: $(VENV)/run.done
 	exec $(BIN)/receiver demo
 
-test: $(VENV)/test.done check
+# The loop: less than a minute, without a network, apt or npm.
+unit: $(VENV)/test.done
+	$(BIN)/python -m pytest -m unit -n 2 --dist worksteal --hypothesis-profile dev $(PYTEST_FLAGS) tests/unit tests/restart_service
+
+check: lint unit
+
+# Four at a time on two cores, because most tests wait. The slowest files come first.
+test: lint
 	tests/install-tools
 	tests/install-helm
 	tests/install-axe
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
-check: $(VENV)/test.done
+lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/test.done
 	tests/install-tools
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python -m tests.benchmarks.bench
 
 soak: $(VENV)/test.done
-	$(BIN)/python tests/chaos/kills.py --kills 2000
-	$(BIN)/python tests/chaos/replicas.py --seconds 900
+	$(BIN)/python -m tests.soak.kills --kills 2000
+	$(BIN)/python -m tests.soak.replicas --seconds 900
 
 # Other examples each time; `make test` has a short run, the same each time.
 fuzz: $(VENV)/test.done
-	RECEIVER_FUZZ_EXAMPLES=$${RECEIVER_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/fuzz tests/web/test_document.py tests/journal/test_machine.py
+	RECEIVER_FUZZ_EXAMPLES=$${RECEIVER_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/unit/fuzz tests/journal/fuzz tests/journal/web/test_document.py tests/journal/test_machine.py
 
 # New locked versions of everything, from the ranges in setup.cfg.
 lock:

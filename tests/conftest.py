@@ -3,16 +3,39 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from databases import DIALECTS, Databases
-from receivers import Receiver
+from hypothesis import settings
 
 from receiver.journal.journal import Journal
+from tests.support.databases import DIALECTS, Databases
+from tests.support.documents import ROOT
+from tests.support.fuzz import SHORT_PROFILE
+from tests.support.receivers import Receiver
 
+pytest_plugins = ("tests.support.endpoints",)
+
+# A directory of tests is its marker. The slowest come first, because they end last.
+MARKERS = ("soak", "external", "process", "journal", "unit")
 OURS = ("RECEIVER_", "AWS_", "EFS_", "EXEC_PLUGIN_", "FILE_ACTION_", "HTTP_PLUGIN_")
+
+
+settings.register_profile(SHORT_PROFILE, max_examples=25)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its directory, and order them by it."""
+
+    def marker_of(item: pytest.Item) -> str:
+        directory = item.path.relative_to(ROOT / "tests").parts[0]
+        return directory if directory in MARKERS else "unit"
+
+    items.sort(key=lambda item: MARKERS.index(marker_of(item)))
+    for item in items:
+        item.add_marker(marker_of(item))
 
 
 def pytest_configure() -> None:
@@ -44,11 +67,13 @@ def fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+def databases() -> Iterator[Databases]:
     """Makes empty databases."""
-    made = Databases(tmp_path_factory.mktemp("databases"))
-    yield made
-    made.close()
+    # Not below pytest's own directory: every run of pytest closes that to the server's user.
+    with tempfile.TemporaryDirectory(prefix="databases-") as directory:
+        made = Databases(Path(directory))
+        yield made
+        made.close()
 
 
 @pytest.fixture(params=DIALECTS)

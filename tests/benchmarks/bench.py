@@ -15,12 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import breakdown
-import results
-import rows
-from contenders import CONTENDERS, Contender
-from load import BenchError, Load, body_template, find_program
-from results import Round
+from tests.benchmarks import breakdown, results, rows
+from tests.benchmarks.contenders import CONTENDERS, Contender
+from tests.benchmarks.load import BenchError, Load, body_template, find_program
+from tests.benchmarks.results import Round
 
 _RESULTS = Path(__file__).parent.parent.parent / "bench-results"
 

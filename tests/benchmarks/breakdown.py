@@ -19,9 +19,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
-import flask_routes
 from flask import Flask
-from load import body_template
 
 from receiver import logs
 from receiver.alertmanager import Notification, parse_notification
@@ -36,6 +34,8 @@ from receiver.settings import Settings, load
 from receiver.web.app import create_app
 from receiver.web.slots import Slots
 from receiver.web.webhook import create_webhook
+from tests.benchmarks import flask_routes
+from tests.benchmarks.load import body_template
 
 SAMPLES = 1000
 # They fill the caches, and are not counted.

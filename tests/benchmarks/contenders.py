@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from load import BenchError
+from tests.benchmarks.load import BenchError
 
 _HERE = Path(__file__).parent
 _READY_SECONDS = 30.0

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from contenders import Contender, ReceiverWithRuns, wait_until
-from load import BenchError, find_program, notification
-from results import Figure, figure_of
+from tests.benchmarks.contenders import Contender, ReceiverWithRuns, wait_until
+from tests.benchmarks.load import BenchError, find_program, notification
+from tests.benchmarks.results import Figure, figure_of
 
 if TYPE_CHECKING:
-    from rows import Stand
+    from tests.benchmarks.rows import Stand
 
 _HERE = Path(__file__).parent
 _HOOKS = 50

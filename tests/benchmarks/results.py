@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from load import Answers
+from tests.benchmarks.load import Answers
 
 _REPOSITORY = Path(__file__).parent.parent.parent
 _PACKAGES = ("gunicorn", "flask", "marshmallow", "sqlalchemy", "python-json-logger")

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import programs
-import shared_journal
-from contenders import (
+from tests.benchmarks import programs, shared_journal
+from tests.benchmarks.contenders import (
     Bare,
     Busy,
     Contender,
@@ -27,8 +26,8 @@ from contenders import (
     Sleepers,
     wait_until,
 )
-from load import Answers, BenchError, Load, body_template, notification
-from results import Figure, figure_of
+from tests.benchmarks.load import Answers, BenchError, Load, body_template, notification
+from tests.benchmarks.results import Figure, figure_of
 
 _LARGE = 1_000
 _FINISHED_SECONDS = 300.0

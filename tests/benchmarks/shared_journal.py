@@ -1,21 +1,10 @@
 """Rows of `make bench` about PostgreSQL, and about what grows: see `rows.py`."""
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from contenders import Receiver
-from results import Figure, figure_of
-
-sys.path.append(str(Path(__file__).parent.parent / "support"))
-
-from grown import multiply
-from notifications import alert, notification
-from servers import Server
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import intake_of
@@ -25,9 +14,14 @@ from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.policies import AttemptEnd, Rules
 from receiver.routing import Catalog
+from tests.benchmarks.contenders import Receiver
+from tests.benchmarks.results import Figure, figure_of
+from tests.support.grown import multiply
+from tests.support.notifications import alert, notification
+from tests.support.servers import Server
 
 if TYPE_CHECKING:
-    from rows import Stand
+    from tests.benchmarks.rows import Stand
 
 _RULES = Rules()
 _CALLS = 300

@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from databases import Databases
-from notifications import SEQUENCES, T0, alert, notification, sequence
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import Counts, Intake, intake_of
@@ -18,6 +16,8 @@ from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.databases import Databases
+from tests.support.notifications import SEQUENCES, T0, alert, notification, sequence
 
 LOADED = frozenset({"a", "b", "page"})
 RULES = Rules()

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from grown import TABLES, multiply
-from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import intake_of
@@ -18,6 +16,8 @@ from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.policies import AttemptEnd, Rules
 from receiver.routing import Catalog
+from tests.support.grown import TABLES, multiply
+from tests.support.notifications import T0, alert, notification
 
 # Enough for a planner to prefer an index wherever it has one.
 _ROWS = 20_000

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
@@ -23,6 +22,7 @@ from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, Limits, Next, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.notifications import T0, alert, notification
 
 LOADED = frozenset({"a", "b", "page"})
 ANN = Person("ann", "cli on desk")

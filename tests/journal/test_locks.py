@@ -6,9 +6,6 @@ from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from databases import Databases
-from notifications import T0, alert, notification
-from waiting import wait_until
 
 from receiver.alertmanager import parse_notification
 from receiver.episodes import PutBack
@@ -21,6 +18,9 @@ from receiver.journal.requests import Person
 from receiver.journal.tables import runs
 from receiver.policies import AttemptEnd, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.databases import Databases
+from tests.support.notifications import T0, alert, notification
+from tests.support.waiting import wait_until
 
 ANN = Person("ann", "cli on desk")
 _WAITING = (

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from databases import Databases
-from episode_model import FIVE_MINUTES, JITTER, WAITING, Identity, Model, Run
 from hypothesis import Phase, event, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,7 +26,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from notifications import T0, alert, notification
 
 from receiver.alertmanager import parse_notification
 from receiver.errors import OperationError
@@ -40,6 +37,9 @@ from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.databases import Databases
+from tests.support.episode_model import FIVE_MINUTES, JITTER, WAITING, Identity, Model, Run
+from tests.support.notifications import T0, alert, notification
 
 # So few for each seed: beyond ten, hypothesis goes on with variations of those.
 STORIES = 10

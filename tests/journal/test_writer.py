@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
-from notifications import alert, notification
-from waiting import wait_until
 
 from receiver.alertmanager import parse_notification
 from receiver.errors import JournalDataError, JournalUnavailableError, NotificationError
@@ -19,6 +17,8 @@ from receiver.journal.journal import Journal
 from receiver.journal.writer import Writer
 from receiver.policies import Rules
 from receiver.routing import Catalog
+from tests.support.notifications import alert, notification
+from tests.support.waiting import wait_until
 
 _SECONDS = 20.0
 _CATALOG = Catalog(frozenset({"act"}))

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 # `make fuzz` sets it; without it a run is short, and the same every time.
 LONG = int(os.environ.get("RECEIVER_FUZZ_EXAMPLES", "0"))
 
+# The profile of `make unit`.
+SHORT_PROFILE = "dev"
+
 HOSTILE = {
     "empty": "",
     "blank": " \t ",
@@ -48,10 +51,17 @@ def texts() -> st.SearchStrategy[str]:
     )
 
 
+def examples(number: int) -> Any:
+    """Return the settings of a property: this many examples, 25 in the profile `dev`."""
+    is_short = settings.get_current_profile_name() == SHORT_PROFILE
+    return settings(max_examples=min(number, 25) if is_short else number, deadline=None)
+
+
 def bounded(examples: int) -> Any:
-    """Return the settings of a test: so many examples, many more in a long run."""
+    """Return the settings of a fuzz test: this many examples, many more in a long run."""
+    is_short = settings.get_current_profile_name() == SHORT_PROFILE
     return settings(
-        max_examples=LONG or examples,
+        max_examples=LONG or min(examples, 25 if is_short else examples),
         derandomize=not LONG,
         database=None,
         deadline=None,

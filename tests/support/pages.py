@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from notifications import alert, notification
-from receivers import Receiver
-from waiting import wait_until
-
 from receiver.journal import reading
 from receiver.journal.journal import Journal
+from tests.support.notifications import alert, notification
+from tests.support.receivers import Receiver
+from tests.support.waiting import wait_until
 
 _PLUGINS = {
     "fix_it": 'def execute(metric_name):\n    return {"fixed": metric_name}',

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from waiting import wait_until
+
+from tests.support.waiting import wait_until
 
 # Enough for all that are started at a time; each is an open file.
 _MOST_KEPT = 50

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from receivers import free_port
-from waiting import wait_until
+
+from tests.support.receivers import free_port
+from tests.support.waiting import wait_until
 
 # PostgreSQL refuses to be run by root; so does PgBouncer.
 _USER = "pgserver"

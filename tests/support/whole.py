@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from receivers import Receiver
-from stack import Stack
+from tests.support.receivers import Receiver
+from tests.support.stack import Stack
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The tests, by speed: unit, journal, process, external, soak."""

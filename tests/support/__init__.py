@@ -1,0 +1,1 @@
+"""What tests share: receivers, databases, fakes, and ways to wait."""

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import settings
 
 from receiver.journal.journal import Journal
 from tests.support.databases import DIALECTS, Databases
+from tests.support.directories import open_directory
 from tests.support.documents import ROOT
 from tests.support.fuzz import SHORT_PROFILE
 from tests.support.receivers import Receiver
@@ -69,8 +69,7 @@ def fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
     """Makes empty databases."""
-    # Not below pytest's own directory: every run of pytest closes that to the server's user.
-    with tempfile.TemporaryDirectory(prefix="databases-") as directory:
+    with open_directory("databases-") as directory:
         made = Databases(Path(directory))
         yield made
         made.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.directories import open_directory
 from tests.support.receivers import free_port
 from tests.support.waiting import wait_until
 
@@ -31,7 +32,8 @@ class Server:
 
     def __init__(self, directory: Path, disk_bytes: int = 0) -> None:
         """Start it."""
-        self.data = directory / "postgresql"
+        self._place = open_directory("postgresql-")
+        self.data = Path(self._place.name, "data")
         self.port = free_port()
         self._log = directory / "postgresql.log"
         self._bin = _binaries(directory)
@@ -131,6 +133,7 @@ class Server:
             self.stop(signal.SIGQUIT)
         if self._holder is not None:
             self._holder.communicate()
+        self._place.cleanup()
 
 
 def _binaries(directory: Path) -> Path:
@@ -169,20 +172,22 @@ class Pooler:
     def __init__(self, server: Server, directory: Path) -> None:
         """Start it; `server` must have been started as this user can."""
         self.port = free_port()
-        directory.chmod(0o755)
-        (directory / "users.txt").write_text('"postgres" ""\n')
-        (directory / "pgbouncer.ini").write_text(
+        self._place = open_directory("pgbouncer-")
+        place = Path(self._place.name)
+        place.chmod(0o755)
+        (place / "users.txt").write_text('"postgres" ""\n')
+        (place / "pgbouncer.ini").write_text(
             "[databases]\n"
             f"* = host=127.0.0.1 port={server.port} user=postgres\n"
             "[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
-            f"auth_type = trust\nauth_file = {directory / 'users.txt'}\n"
+            f"auth_type = trust\nauth_file = {place / 'users.txt'}\n"
             "pool_mode = transaction\ndefault_pool_size = 5\n"
         )
         self._log = directory / "pgbouncer.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_as_user(), "pgbouncer", directory / "pgbouncer.ini"],
+                [*_as_user(), "pgbouncer", place / "pgbouncer.ini"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
             )  # fmt: skip
         wait_until(lambda: "process up" in self._log.read_text(), 60, f"log: {self._log}")
@@ -195,3 +200,4 @@ class Pooler:
         """End it."""
         self._process.kill()
         self._process.wait(30)
+        self._place.cleanup()

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -27,6 +27,7 @@ from receiver.plugins import (
 )
 from receiver.policies import Policy, Rules
 from receiver.settings import Settings, load
+from tests.support.directories import open_directory
 
 SHOUT = """
     from receiver import hookimpl
@@ -253,12 +254,18 @@ def test_link_that_leads_nowhere_is_ignored(directory: Path) -> None:
     assert loaded(directory).plugins.keys() == loaded(None).plugins.keys()
 
 
-def test_entry_that_may_not_be_looked_into_is_ignored(directory: Path, write: Write) -> None:
+@pytest.fixture
+def directory_for_others() -> Iterator[Path]:
+    with open_directory("plugins-") as name:
+        yield Path(name)
+
+
+def test_entry_that_may_not_be_looked_into_is_ignored(directory_for_others: Path) -> None:
     # Such as `lost+found` of a volume. Root may look everywhere: hence another user.
-    write("shout.py", SHOUT)
+    directory = directory_for_others
+    (directory / "shout.py").write_text(dedent(SHOUT))
     (directory / "lost+found").mkdir(mode=0)
-    for path in (directory, *directory.parents[:3]):
-        path.chmod(path.stat().st_mode | 0o055)
+    directory.chmod(0o755)
     code = (
         "import os, action_plugins.log_action\n"
         "from receiver.plugins import load_actions\n"

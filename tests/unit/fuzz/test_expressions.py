@@ -105,6 +105,7 @@ def expressions(draw: st.DrawFn) -> str:
 
 def nested() -> st.SearchStrategy[str]:
     """Return expressions that are right in form, of any shape."""
+    # Not by `map`: Hypothesis would multiply the strategies out, at each level again.
     return st.recursive(
         st.sampled_from(
             ["foo", "80", 'bar{a="b"}', "rate(foo[5m])", "foo[5m:1m]", "1e999", "time()"]
@@ -113,11 +114,11 @@ def nested() -> st.SearchStrategy[str]:
             st.tuples(inner, st.sampled_from([">", "<=", "and", "+", "^", "> bool"]), inner).map(
                 " ".join
             ),
-            inner.map("({})".format),
-            inner.map("-{}".format),
-            inner.map("sum by (x) ({})".format),
-            inner.map("absent({})".format),
-            inner.map("{} offset 1e9d".format),
+            st.builds("({})".format, inner),
+            st.builds("-{}".format, inner),
+            st.builds("sum by (x) ({})".format, inner),
+            st.builds("absent({})".format, inner),
+            st.builds("{} offset 1e9d".format, inner),
         ),
         max_leaves=100,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The house: imports run one way, pure modules stay pure, and no file becomes the project."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import receiver
+from tests.support.documents import ROOT
+from tests.support.every import every
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted(
     path.relative_to(ROOT)
     for package in ("receiver", "action_plugins")
@@ -62,12 +64,22 @@ def module_of(file: Path) -> str:
 MODULES = {module_of(file): file for file in FILES}
 
 
-def imports_of(file: Path) -> Iterator[str]:
-    """Yield what a file imports, at its top or in a function; not what only checkers see.
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse((ROOT / file).read_text())
+
+
+@functools.cache
+def imports_of(file: Path) -> frozenset[str]:
+    """Return what a file imports, at its top or in a function; not what only checkers see.
 
     A name that is a module of ours counts as that module, any other as the module it comes from.
     """
-    nodes: list[ast.AST] = [ast.parse((ROOT / file).read_text())]
+    return frozenset(_imports_of(file))
+
+
+def _imports_of(file: Path) -> Iterator[str]:
+    nodes: list[ast.AST] = [tree_of(file)]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
@@ -109,33 +121,29 @@ def test_every_module_has_its_place_in_the_layers() -> None:
     assert {place_of(module) for module in RECEIVER_FILES} - LAYER_OF.keys() == set()
 
 
-@pytest.mark.parametrize("module", RECEIVER_FILES)
-def test_module_imports_from_its_own_layer_and_below(module: str) -> None:
-    layer = LAYER_OF[place_of(module)]
-
-    above = {
-        name
-        for name in ours(RECEIVER_FILES[module]) - {"receiver"}
-        if LAYER_OF[place_of(name)] > layer
-    }
-    assert above == set()
-
-
-@pytest.mark.parametrize(("one", "other"), STRANGERS)
-def test_strangers_do_not_import_each_other(one: str, other: str) -> None:
-    found = {
-        (module, name)
+def test_module_imports_from_its_own_layer_and_below() -> None:
+    above = [
+        f"{module} imports {name}"
         for module, file in RECEIVER_FILES.items()
-        if place_of(module) == one
-        for name in ours(file) - {"receiver"}
-        if place_of(name) == other
-    }
-    assert found == set()
+        for name in sorted(ours(file) - {"receiver"})
+        if LAYER_OF[place_of(name)] > LAYER_OF[place_of(module)]
+    ]
+    assert not above, "\n".join(above)
 
 
-@pytest.mark.parametrize("module", RECEIVER_FILES)
-def test_package_itself_is_imported_by_plugins_alone(module: str) -> None:
-    assert "receiver" not in ours(RECEIVER_FILES[module])
+def test_strangers_do_not_import_each_other() -> None:
+    found = [
+        f"{module} imports {name}"
+        for module, file in RECEIVER_FILES.items()
+        for name in sorted(ours(file) - {"receiver"})
+        if (place_of(module), place_of(name)) in STRANGERS
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_package_itself_is_imported_by_plugins_alone() -> None:
+    importers = [module for module, file in RECEIVER_FILES.items() if "receiver" in ours(file)]
+    assert not importers, "\n".join(importers)
 
 
 def test_front_door_offers_what_it_says_and_comes_from_low_layers() -> None:
@@ -147,7 +155,7 @@ def test_front_door_offers_what_it_says_and_comes_from_low_layers() -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    graph = {module: set(imports_of(file)) & MODULES.keys() for module, file in MODULES.items()}
+    graph = {module: imports_of(file) & MODULES.keys() for module, file in MODULES.items()}
 
     try:
         order = list(graphlib.TopologicalSorter(graph).static_order())
@@ -156,31 +164,34 @@ def test_no_imports_go_in_a_circle() -> None:
     assert set(order) == MODULES.keys()
 
 
-@pytest.mark.parametrize(
-    "module", ["errors", "declarations", "discovery", "plainjson", "processes"]
-)
-def test_bottom_imports_nothing_of_ours(module: str) -> None:
-    assert ours(Path(f"receiver/{module}.py")) == set()
+def test_bottom_imports_nothing_of_ours() -> None:
+    found = [
+        f"{module} imports {name}"
+        for module in ("errors", "declarations", "discovery", "plainjson", "processes")
+        for name in sorted(ours(Path(f"receiver/{module}.py")))
+    ]
+    assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_pure_module_imports_nothing_that_acts(module: str) -> None:
-    imported = set(imports_of(Path(f"receiver/{module}.py")))
+def test_pure_module_imports_nothing_that_acts() -> None:
+    found = [
+        f"{module} imports {name}"
+        for module in PURE
+        for name in sorted(imports_of(Path(f"receiver/{module}.py")))
+        if is_or_in(name, IMPURE)
+    ]
+    assert not found, "\n".join(found)
 
-    assert {name for name in imported if is_or_in(name, IMPURE)} == set()
 
-
-@pytest.mark.parametrize("module", PURE)
-def test_pure_module_asks_neither_the_clock_nor_the_disk(module: str) -> None:
-    tree = ast.parse((ROOT / f"receiver/{module}.py").read_text())
-    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-
-    names = {
-        one.attr if isinstance(one, ast.Attribute) else one.id
-        for one in calls
-        if isinstance(one, ast.Attribute | ast.Name)
-    }
-    assert names & set(IMPURE_CALLS) == set()
+def test_pure_module_asks_neither_the_clock_nor_the_disk() -> None:
+    called = [
+        (module, node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id)
+        for module in PURE
+        for node in ast.walk(tree_of(Path(f"receiver/{module}.py")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
+    ]
+    found = [f"{module} calls {name}" for module, name in called if name in IMPURE_CALLS]
+    assert not found, "\n".join(found)
 
 
 PLUGIN_FILES = {
@@ -188,23 +199,25 @@ PLUGIN_FILES = {
 }
 
 
-@pytest.mark.parametrize("module", PLUGIN_FILES)
-def test_built_in_action_uses_only_what_every_author_of_plugins_has(module: str) -> None:
-    file = PLUGIN_FILES[module]
-    own = ".".join(module.split(".")[:2])
-    names = {
-        alias.name
-        for node in ast.walk(ast.parse((ROOT / file).read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == "receiver"
-        for alias in node.names
-    }
-
-    assert ours(file) <= {"receiver"}
-    assert names <= set(receiver.__all__)
-    assert {
-        name for name in imports_of(file) if is_or_in(name, ("action_plugins",))
-        and not is_or_in(name, (own,))
-    } == set()  # fmt: skip
+def test_built_in_action_uses_only_what_every_author_of_plugins_has() -> None:
+    with every() as each:
+        for module, file in PLUGIN_FILES.items():
+            own = ".".join(module.split(".")[:2])
+            names = {
+                alias.name
+                for node in ast.walk(tree_of(file))
+                if isinstance(node, ast.ImportFrom) and node.module == "receiver"
+                for alias in node.names
+            }
+            others = {
+                name
+                for name in imports_of(file)
+                if is_or_in(name, ("action_plugins",)) and not is_or_in(name, (own,))
+            }
+            with each(module):
+                assert ours(file) <= {"receiver"}
+                assert names <= set(receiver.__all__)
+                assert others == set()
 
 
 def test_built_in_actions_are_known_to_the_discovery_alone() -> None:
@@ -216,37 +229,40 @@ def test_built_in_actions_are_known_to_the_discovery_alone() -> None:
     assert importers <= {"receiver.discovery"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_file_is_not_too_long(file: Path) -> None:
-    assert len((ROOT / file).read_text().splitlines()) <= LONGEST_FILE
+def test_file_is_not_too_long() -> None:
+    lines = {file: len((ROOT / file).read_text().splitlines()) for file in FILES}
+    found = [f"{file}: {number} lines" for file, number in lines.items() if number > LONGEST_FILE]
+    assert not found, "\n".join(found)
 
 
 HEAVY = "flask sqlalchemy alembic psycopg boto3 botocore gunicorn promql_parser requests click"
 
 
-@pytest.mark.parametrize(
-    ("module", "not_loaded"),
-    [
-        ("receiver", f"{HEAVY} marshmallow action_plugins"),
-        ("receiver.alertmanager", HEAVY),
-        ("receiver.calls", HEAVY),
-        ("receiver.episodes", f"{HEAVY} marshmallow"),
-        ("receiver.settings", f"{HEAVY} marshmallow"),
-        ("receiver.discovery", f"{HEAVY} marshmallow"),
-        ("receiver.plugins", HEAVY),
-        ("receiver.testing", HEAVY),
-    ],
-)
-def test_import_is_light(module: str, not_loaded: str) -> None:
-    code = f"import sys, {module}; print([n for n in {not_loaded.split()!r} if n in sys.modules])"
+NOT_LOADED = {
+    "receiver": f"{HEAVY} marshmallow action_plugins",
+    "receiver.alertmanager": HEAVY,
+    "receiver.calls": HEAVY,
+    "receiver.episodes": f"{HEAVY} marshmallow",
+    "receiver.settings": f"{HEAVY} marshmallow",
+    "receiver.discovery": f"{HEAVY} marshmallow",
+    "receiver.plugins": HEAVY,
+    "receiver.testing": HEAVY,
+}
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=False,
-    )
 
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+def test_import_is_light() -> None:
+    with every() as each:
+        for module, names in NOT_LOADED.items():
+            code = (
+                f"import sys, {module}; print([n for n in {names.split()!r} if n in sys.modules])"
+            )
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", code],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=ROOT,
+                check=False,
+            )
+            with each(module):
+                assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")

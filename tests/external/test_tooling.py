@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.support.documents import ROOT
+from tests.support.every import every
 from tests.support.stack import requires
 from tests.support.waiting import wait_until
 
@@ -57,27 +58,44 @@ def add_program(directory: Path, name: str, script: str = "") -> None:
 # make
 
 
-def test_make_test_installs_what_is_pinned_then_checks_then_tests(tmp_path: Path) -> None:
+INSTALL = (
+    "-m venv VENV",
+    "VENV/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "
+    "-e '.[postgres,test]'",
+)
+LINT = ("VENV/bin/ruff check .", "VENV/bin/ruff format --check .", "VENV/bin/mypy")
+UNIT = "VENV/bin/python -m pytest -m unit -n 2"
+TOOLS_OF_TESTS = ("tests/install-tools", "tests/install-helm", "tests/install-axe")
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ("unit", (*INSTALL, UNIT)),
+        ("check", (*INSTALL, *LINT, UNIT)),
+        ("test", (*INSTALL, *LINT, *TOOLS_OF_TESTS, "VENV/bin/python -m pytest -n 4")),
+    ],
+)
+def test_make_installs_what_is_pinned_then_checks_then_tests(
+    tmp_path: Path, target: str, steps: tuple[str, ...]
+) -> None:
     (make,) = requires("make")
-    shown = run(make, "-n", "test", f"VENV={tmp_path}/venv", env=plain_environment())
+    shown = run(make, "-n", target, f"VENV={tmp_path}/venv", env=plain_environment())
     assert shown.returncode == 0, shown.stderr
-    binaries = f"{tmp_path}/venv/bin"
-    steps = [
-        f"-m venv {tmp_path}/venv",
-        f"{binaries}/pip install --quiet --disable-pip-version-check -c constraints.txt "
-        "-e '.[postgres,test]'",
-        f"{binaries}/ruff check .",
-        f"{binaries}/ruff format --check .",
-        f"{binaries}/mypy",
-        "tests/install-tools",
-        "tests/install-helm",
-        "tests/install-axe",
-        f"{binaries}/python -m pytest",
-    ]
     lines = [line for line in shown.stdout.splitlines() if not line.startswith("touch ")]
     assert len(lines) == len(steps)
     for line, step in zip(lines, steps, strict=True):
-        assert step in line
+        assert step.replace("VENV", f"{tmp_path}/venv") in line
+
+
+def test_unit_tests_are_all_that_make_unit_runs(tmp_path: Path) -> None:
+    (make,) = requires("make")
+    shown = run(make, "-n", "unit", f"VENV={tmp_path}/venv", env=plain_environment())
+    words = shown.stdout.splitlines()[-1].split()
+    assert words[words.index("-m", words.index("pytest")) + 1] == "unit"
+    assert {word for word in words if word.startswith("tests")} == {
+        "tests/unit", "tests/restart_service",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -262,11 +280,13 @@ def test_every_version_is_pinned_exactly_and_once() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("requirement", requirements(), ids=str)
-def test_every_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
+def test_every_dependency_is_pinned_within_its_range() -> None:
     pinned = {canonicalize_name(name): text for name, _, text in (p.partition("==") for p in PINS)}
-    version = Version(pinned[canonicalize_name(requirement.name)])
-    assert requirement.specifier.contains(version)
+    with every() as each:
+        for requirement in requirements():
+            with each(requirement):
+                version = Version(pinned[canonicalize_name(requirement.name)])
+                assert requirement.specifier.contains(version)
 
 
 # The wheel

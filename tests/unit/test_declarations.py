@@ -25,6 +25,7 @@ from receiver.declarations import (
     resolve,
     setting,
 )
+from tests.support.every import every
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -247,40 +248,30 @@ def test_every_type_is_held_to_a_table() -> None:
     assert GOOD.keys() == BAD.keys() == TYPES.keys()
 
 
-@pytest.mark.parametrize(
-    ("type_", "text", "value"),
-    [(name, text, value) for name, rows in GOOD.items() for text, value in rows],
-)
-def test_good_value_is_read(
-    type_: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_good_value_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/of-the-test")
 
-    found = Setting("X", type_).parse(text)
+    with every() as each:
+        for type_, text, value in [(type_, *row) for type_, rows in GOOD.items() for row in rows]:
+            with each(f"{type_} {text!r}"):
+                found = Setting("X", type_).parse(text)
 
-    assert found == value
-    assert type(found) is type(value)
+                assert found == value
+                assert type(found) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("type_", "text", "cure"),
-    [
-        pytest.param(name, text, cure, id=f"{name}-{text[:24]!r}")
-        for name, rows in BAD.items()
-        for text, cure in rows
-    ],
-)
-def test_bad_value_is_shown_with_its_cure_and_never_replaced(
-    type_: str, text: str, cure: str
-) -> None:
-    one = Setting("X", type_)
+def test_bad_value_is_shown_with_its_cure_and_never_replaced() -> None:
+    with every() as each:
+        for type_, text, cure in [(type_, *row) for type_, rows in BAD.items() for row in rows]:
+            with each(f"{type_} {text[:24]!r}"):
+                one = Setting("X", type_)
 
-    with pytest.raises(ValueError, match=f"^{re.escape(cure)}$"):
-        one.parse(text)
-    values, problems = resolve([one], [{"X": text}])
+                with pytest.raises(ValueError, match=f"^{re.escape(cure)}$"):
+                    one.parse(text)
+                values, problems = resolve([one], [{"X": text}])
 
-    assert problems == [f'X: "{text}" {cure}']
-    assert "X" not in values
+                assert problems == [f'X: "{text}" {cure}']
+                assert "X" not in values
 
 
 @pytest.mark.parametrize("type_", sorted(TYPES))

@@ -1,5 +1,6 @@
 """The settings: which source decides, what is refused, and that no secret is told."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from receiver.declarations import Address, Backoff, Setting, declared
 from receiver.errors import SettingsError
 from receiver.policies import Policy
 from receiver.settings import Settings, load, policy_of, table, toml_key
+from tests.support.every import every
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 TABLE = table()
@@ -85,22 +87,25 @@ def test_without_any_source_all_is_default() -> None:
     assert (found.policies, found.plugin_settings, found.environment) == ({}, {}, {})
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_default_of_the_table_is_the_default_of_the_field(name: str) -> None:
-    one = TABLE[name]
+def test_default_of_the_table_is_the_default_of_the_field() -> None:
+    with every() as each:
+        for name, one in TABLE.items():
+            with each(name):
+                assert getattr(Settings(), name) == one.default_value()
+                assert getattr(load({}, {}), name) == one.default_value()
 
-    assert getattr(Settings(), name) == one.default_value()
-    assert getattr(load({}, {}), name) == one.default_value()
 
+def test_setting_has_help_and_a_name_that_can_be_told_from_others() -> None:
+    names = [one.name for one in TABLE.values()]
+    keys = [toml_key(one) for one in TABLE.values()]
 
-@pytest.mark.parametrize("name", TABLE)
-def test_setting_has_help_and_a_name_that_can_be_told_from_others(name: str) -> None:
-    one = TABLE[name]
-
-    assert re.fullmatch("[A-Z]+(_[A-Z]+)*", one.name)
-    assert one.help
-    assert [other.name for other in TABLE.values()].count(one.name) == 1
-    assert [toml_key(other) for other in TABLE.values()].count(toml_key(one)) == 1
+    with every() as each:
+        for name, one in TABLE.items():
+            with each(name):
+                assert re.fullmatch("[A-Z]+(_[A-Z]+)*", one.name)
+                assert one.help
+                assert names.count(one.name) == 1
+                assert keys.count(toml_key(one)) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,20 +116,22 @@ def test_names_of_the_predecessor_are_kept(name: str) -> None:
     assert name in {one.name for one in TABLE.values()}
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_flag_beats_environment_beats_file_beats_default(name: str, toml: WriteToml) -> None:
-    one = TABLE[name]
-    text = other_value(one)
-    value, default = one.parse(text), one.default_value()
-    neutral = one.default if one.default else text
-    config = toml(f"{toml_key(one)} = '{text}'")
+def test_flag_beats_environment_beats_file_beats_default(toml: WriteToml) -> None:
+    with every() as each:
+        for name, one in TABLE.items():
+            with each(name):
+                text = other_value(one)
+                value = one.parse(text)
+                neutral = one.default if one.default else text
+                beaten = one.parse(neutral)
+                config = toml(f"{toml_key(one)} = '{text}'")
 
-    assert value != default
-    assert getattr(load({}, {}, config), name) == value
-    assert getattr(load({one.name: text}, {}), name) == value
-    assert getattr(load({}, {one.name: text}), name) == value
-    assert getattr(load({one.name: neutral}, {}, config), name) == one.parse(neutral)
-    assert getattr(load({one.name: text}, {one.name: neutral}, config), name) == one.parse(neutral)
+                assert value != one.default_value()
+                assert getattr(load({}, {}, config), name) == value
+                assert getattr(load({one.name: text}, {}), name) == value
+                assert getattr(load({}, {one.name: text}), name) == value
+                assert getattr(load({one.name: neutral}, {}, config), name) == beaten
+                assert getattr(load({one.name: text}, {one.name: neutral}, config), name) == beaten
 
 
 def test_four_sources_one_after_the_other(toml: WriteToml) -> None:
@@ -137,11 +144,11 @@ def test_four_sources_one_after_the_other(toml: WriteToml) -> None:
     assert load(environment, flags, config).web_threads == 4
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_empty_variable_counts_as_not_set(name: str) -> None:
-    one = TABLE[name]
-
-    assert getattr(load({one.name: ""}, {one.name: ""}), name) == one.default_value()
+def test_empty_variable_counts_as_not_set() -> None:
+    with every() as each:
+        for name, one in TABLE.items():
+            with each(name):
+                assert getattr(load({one.name: ""}, {one.name: ""}), name) == one.default_value()
 
 
 def test_file_may_use_the_types_of_toml(toml: WriteToml) -> None:
@@ -252,33 +259,32 @@ def test_unknown_name_in_the_environment_stops_the_start(
     assert problems_of({name: value}) == (f"{name}: {problem}",)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "RECEIVER_PORT",
-        "RECEIVER_PORT_8080_TCP",
-        "RECEIVER_PORT_8080_TCP_ADDR",
-        "RECEIVER_PORT_8080_TCP_PORT",
-        "RECEIVER_PORT_8080_TCP_PROTO",
-        "RECEIVER_PORT_53_UDP_ADDR",
-        "RECEIVER_SERVICE_HOST",
-        "RECEIVER_SERVICE_PORT",
-        "RECEIVER_SERVICE_PORT_HTTP",
-        "RECEIVER_SERVICE_PORT_HTTP_METRICS",
-        "RECEIVER_ALERT_RECEIVER_SERVICE_HOST",
-        "RECEIVER_ALERT_RECEIVER_PORT_8080_TCP_ADDR",
-        "RECEIVER_POSTGRESQL_SERVICE_PORT",
-        "RECEIVER_POSTGRESQL_PORT",
-        "RECEIVER_ACTION_X_SERVICE_HOST",
-        "RECEIVER_ACTION_X_PORT_80_TCP",
-    ],
+KUBERNETES_NAMES = (
+    "RECEIVER_PORT",
+    "RECEIVER_PORT_8080_TCP",
+    "RECEIVER_PORT_8080_TCP_ADDR",
+    "RECEIVER_PORT_8080_TCP_PORT",
+    "RECEIVER_PORT_8080_TCP_PROTO",
+    "RECEIVER_PORT_53_UDP_ADDR",
+    "RECEIVER_SERVICE_HOST",
+    "RECEIVER_SERVICE_PORT",
+    "RECEIVER_SERVICE_PORT_HTTP",
+    "RECEIVER_SERVICE_PORT_HTTP_METRICS",
+    "RECEIVER_ALERT_RECEIVER_SERVICE_HOST",
+    "RECEIVER_ALERT_RECEIVER_PORT_8080_TCP_ADDR",
+    "RECEIVER_POSTGRESQL_SERVICE_PORT",
+    "RECEIVER_POSTGRESQL_PORT",
+    "RECEIVER_ACTION_X_SERVICE_HOST",
+    "RECEIVER_ACTION_X_PORT_80_TCP",
 )
-def test_what_kubernetes_adds_for_a_service_called_receiver_something_is_ignored(
-    name: str,
-) -> None:
-    assert load({name: "tcp://10.0.0.1:8080"}, {}) == Settings(
-        environment={name: "tcp://10.0.0.1:8080"}
-    )
+
+
+def test_what_kubernetes_adds_for_a_service_called_receiver_something_is_ignored() -> None:
+    with every() as each:
+        for name in KUBERNETES_NAMES:
+            with each(name):
+                variables = {name: "tcp://10.0.0.1:8080"}
+                assert load(variables, {}) == Settings(environment=variables)
 
 
 @pytest.mark.parametrize("name", ["RECEIVER_PORTS", "RECEIVER_SERVICE", "RECEIVER_SERVICE_NAME"])
@@ -421,15 +427,17 @@ def test_file_of_a_secret_that_cannot_be_used_stops_the_start(
     }.get(case, f"{one.name}: is set together with {one.name}_FILE; keep one of them")
 
 
-@pytest.mark.parametrize("name", [n for n, one in OPEN.items() if one.name.startswith("RECEIVER")])
-def test_what_is_no_secret_is_not_read_from_a_file(name: str, toml: WriteToml) -> None:
-    one = OPEN[name]
+def test_what_is_no_secret_is_not_read_from_a_file(toml: WriteToml) -> None:
+    with every() as each:
+        for name, one in OPEN.items():
+            if not one.name.startswith("RECEIVER"):
+                continue
+            with each(name):
+                (in_environment,) = problems_of({f"{one.name}_FILE": "/dev/null"})
+                (in_file,) = problems_of({}, toml(f"{toml_key(one)}_file = '/dev/null'"))
 
-    (in_environment,) = problems_of({f"{one.name}_FILE": "/dev/null"})
-    (in_file,) = problems_of({}, toml(f"{toml_key(one)}_file = '/dev/null'"))
-
-    assert in_environment.startswith(f"{one.name}_FILE: is not a setting")
-    assert in_file.startswith(f"receiver.toml: {toml_key(one)}_file is not a setting")
+                assert in_environment.startswith(f"{one.name}_FILE: is not a setting")
+                assert in_file.startswith(f"receiver.toml: {toml_key(one)}_file is not a setting")
 
 
 def test_environment_is_kept_for_plugins_and_not_shown() -> None:
@@ -464,33 +472,22 @@ def test_no_secret_is_shown_with_the_settings(name: str, toml: WriteToml) -> Non
 POLICY = {one.name: one for one in declared(Policy).values()}
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        (name, key)
-        for name in (
-            "LOG_ACTION",
-            "X",
-            "MY_TIMEOUT",
-            "RETRY_MAX_ATTEMPTS",
-            "PAGE_ESCALATE_TO",
-            "TIMEOUT",
-            "ACTION",
-            "A1_2B",
-        )
-        for key in POLICY
-    ],
-)
-def test_policy_is_read_from_the_environment_whatever_the_action_is_called(
-    name: str, key: str
-) -> None:
-    one, action = POLICY[key], name.lower()
-    text = one.default or OTHER_VALUES[one.type]
+ACTION_NAMES = (
+    "LOG_ACTION", "X", "MY_TIMEOUT", "RETRY_MAX_ATTEMPTS", "PAGE_ESCALATE_TO", "TIMEOUT", "ACTION",
+    "A1_2B",
+)  # fmt: skip
 
-    found = load({f"RECEIVER_ACTION_{name}_{key.upper()}": text}, {})
 
-    assert list(found.policies) == [action]
-    assert getattr(policy(found, action), key) == one.parse(text)
+def test_policy_is_read_from_the_environment_whatever_the_action_is_called() -> None:
+    with every() as each:
+        for name, (key, one) in itertools.product(ACTION_NAMES, POLICY.items()):
+            with each(f"{name} {key}"):
+                action, text = name.lower(), one.default or OTHER_VALUES[one.type]
+
+                found = load({f"RECEIVER_ACTION_{name}_{key.upper()}": text}, {})
+
+                assert list(found.policies) == [action]
+                assert getattr(policy(found, action), key) == one.parse(text)
 
 
 def test_policy_is_put_together_from_environment_and_file(toml: WriteToml) -> None:

@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from tests.support.receivers import free_port
-from tests.support.waiting import looks
+from tests.support.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -71,22 +71,6 @@ def requires(*binaries: str) -> tuple[Path, ...]:
             pytest.fail(reason)
         pytest.skip(reason)
     return tuple(found)
-
-
-def wait_until(
-    predicate: Callable[[], T | None],
-    timeout: float,
-    what: str = "",
-    explain: Callable[[], str] = lambda: "",
-) -> T:
-    """Return the first truthy result of `predicate`; TimeoutError after `timeout` seconds.
-
-    `explain` is asked for more to say, only then.
-    """
-    for _ in looks(timeout):
-        if result := predicate():
-            return result
-    raise TimeoutError(f"not within {timeout:g} s: {what or predicate}\n{explain()}")
 
 
 def launched(argv: Sequence[str | Path], **options: Any) -> "subprocess.Popen[bytes]":

@@ -7,13 +7,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(look: Callable[[], T], timeout_seconds: float = 60.0, what: str = "") -> T:
-    """Return the first true value of `look`; fail when there is none in time."""
+def wait_until(
+    look: Callable[[], T | None],
+    timeout_seconds: float = 60.0,
+    what: str = "",
+    explain: Callable[[], str] = lambda: "",
+) -> T:
+    """Return the first true value of `look`; fail when there is none in time.
+
+    `explain` is called only for the message of the failure.
+    """
     for _ in looks(timeout_seconds):
         found = look()
         if found:
             return found
-    raise AssertionError(f"not in {timeout_seconds:g} s: {what or look}; last: {found!r}")
+    message = f"not in {timeout_seconds:g} s: {what or look}; last: {found!r}"
+    raise AssertionError(f"{message}\n{explain()}".rstrip())
 
 
 def looks(timeout_seconds: float) -> Iterator[None]:

@@ -24,8 +24,8 @@ from tests.support.stack import (
     requires,
     shortened_alertmanager,
     shortened_rules,
-    wait_until,
 )
+from tests.support.waiting import wait_until
 
 RULES = """
 groups:
@@ -253,7 +253,7 @@ def test_wait_until_returns_the_first_truthy_result_or_says_what_did_not_come() 
     results = iter([0, "", "yes"])
 
     assert wait_until(lambda: next(results), 60) == "yes"
-    with pytest.raises(TimeoutError, match=r"0\.05 s: the moon\nit is day"):
+    with pytest.raises(AssertionError, match=r"0\.05 s: the moon; last: False\nit is day"):
         wait_until(lambda: False, 0.05, "the moon", lambda: "it is day")
 
 

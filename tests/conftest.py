@@ -20,6 +20,15 @@ pytest_plugins = ("tests.support.endpoints",)
 
 # A directory of tests is its marker. The slowest come first, because they end last.
 MARKERS = ("soak", "external", "process", "journal", "unit")
+# Files that take longer than a minute come before all others. Otherwise the last of them would
+# run alone in the end, because all tests of a file run in one process.
+LONGEST = (
+    "process/test_serving.py",
+    "external/benchmarks/test_bench.py",
+    "soak/test_bad_plugins.py",
+    "journal/test_machine.py",
+    "journal/test_guardrails.py",
+)
 OURS = ("RECEIVER_", "AWS_", "EFS_", "EXEC_PLUGIN_", "FILE_ACTION_", "HTTP_PLUGIN_")
 
 
@@ -33,7 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         directory = item.path.relative_to(ROOT / "tests").parts[0]
         return directory if directory in MARKERS else "unit"
 
-    items.sort(key=lambda item: MARKERS.index(marker_of(item)))
+    def place_of(item: pytest.Item) -> tuple[int, int]:
+        file = str(item.path.relative_to(ROOT / "tests"))
+        long = LONGEST.index(file) if file in LONGEST else len(LONGEST)
+        return long, MARKERS.index(marker_of(item))
+
+    items.sort(key=place_of)
     for item in items:
         item.add_marker(marker_of(item))
 

@@ -129,6 +129,6 @@ class TestExecPlugin(ActionConformance):
 def test_every_built_in_is_put_to_the_test() -> None:
     tested = {name.removeprefix("Test") for name in globals() if name.startswith("Test")} | {
         "EfsEmergency"
-    }  # In tests/action_plugins/efs_emergency, next to its fake.
+    }  # In tests/unit/action_plugins/efs_emergency, next to its fake.
     built_in = {one.name for one in pkgutil.iter_modules(action_plugins.__path__)}
     assert tested == {name.title().replace("_", "") for name in built_in}

@@ -6,8 +6,6 @@ import pytest
 
 from tests.support.charts import EXAMPLES, HELMS, Helm, Resource, find_helm
 
-_rendered: dict[str, list[Resource]] = {}
-
 
 @pytest.fixture(params=HELMS)
 def helm(request: pytest.FixtureRequest) -> Helm:
@@ -24,6 +22,4 @@ def example(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def resources(example: Path) -> list[Resource]:
     """What Helm 4 makes of each example; that Helm 3 makes the same of it has a test of its own."""
-    if example.name not in _rendered:
-        _rendered[example.name] = find_helm("helm4").template(example)
-    return _rendered[example.name]
+    return find_helm("helm4").template(example)

@@ -23,10 +23,12 @@ MARKERS = ("soak", "external", "process", "journal", "unit")
 # Files that take longer than a minute come before all others. Otherwise the last of them would
 # run alone in the end, because all tests of a file run in one process.
 LONGEST = (
-    "process/test_serving.py",
     "external/benchmarks/test_bench.py",
-    "soak/test_bad_plugins.py",
+    "process/test_serving.py",
+    "process/cli/test_doctor.py",
     "journal/test_machine.py",
+    "journal/web/test_document.py",
+    "soak/test_bad_plugins.py",
     "journal/test_guardrails.py",
 )
 OURS = ("RECEIVER_", "AWS_", "EFS_", "EXEC_PLUGIN_", "FILE_ACTION_", "HTTP_PLUGIN_")

@@ -173,6 +173,7 @@ TOOLS = {
     "tini": "tini",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "chattr": "e2fsprogs",
 }
 
 

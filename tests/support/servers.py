@@ -61,7 +61,8 @@ class Server:
         if self._holder.stdout.readline() != b"done\n":
             said = "nobody may mount a disk here: allow user namespaces, or run as root"
             (pytest.fail if os.environ.get("CI") else pytest.skip)(said)
-        inside = ("nsenter", "-t", str(self._holder.pid), "-m")
+        # The root is not that of the namespace where all this runs in a chroot.
+        inside = ("nsenter", "-t", str(self._holder.pid), "-m", "--root", "--wd")
         if os.geteuid() != 0:
             inside = (*inside, "-U", "--preserve-credentials")
         self._prefix = (*inside, *self._prefix)

@@ -14,8 +14,8 @@ from waiting import wait_until
 
 # PostgreSQL refuses to be run by root; so does PgBouncer.
 _USER = "pgserver"
-# Another user in its own eyes: who is not root may mount a disk for his own processes only so.
-NAMESPACE = ("unshare", "-U", "--map-user=70", "--map-group=70", "--keep-caps", "-m")
+# Who is not root may mount a disk for his own processes only so. PostgreSQL looks up its user.
+NAMESPACE = ("unshare", "-U", "--map-current-user", "--keep-caps", "-m")
 
 
 def _as_user() -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def pytest_configure() -> None:
     A shell starts what it does not wait for so, and whatever that starts inherits it.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a killed program leaves among the temporary files is below the tests' directory.
+
+    The name of that is short, because the path of a socket is at most 107 bytes long.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("t")))
+        patch.setattr(tempfile, "tempdir", None)  # What Python has read before.
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -192,6 +192,7 @@ TOOLS = {
     "tini": "tini",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "chattr": "e2fsprogs",
 }
 
 
@@ -231,10 +232,20 @@ def test_nothing_is_installed_where_all_tools_are(programs: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_root_gets_what_is_missing_from_apt(programs: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path, programs: Path) -> Path:
+    """The root below which a service would start, and what is needed to prevent that."""
+    directory = tmp_path / "root"
+    (directory / "usr" / "sbin").mkdir(parents=True)
+    for name in ("chmod", "rm"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    return directory
+
+
+def test_root_gets_what_is_missing_from_apt(programs: Path, root: Path, tmp_path: Path) -> None:
     add_program(programs, "prometheus")
     add_apt(programs, 0, f'echo "$DEBIAN_FRONTEND $*" >>{tmp_path}/called')
-    done = install_tools(programs, CI="true")
+    done = install_tools(programs, CI="true", INSTALL_ROOT=str(root))
     assert done.returncode == 0, done.stderr
     update, install = (tmp_path / "called").read_text().splitlines()
     assert update.startswith("noninteractive update")
@@ -243,9 +254,28 @@ def test_root_gets_what_is_missing_from_apt(programs: Path, tmp_path: Path) -> N
     assert packages == [package for tool, package in TOOLS.items() if tool != "prometheus"]
 
 
-def test_apt_that_fails_ends_it(programs: Path) -> None:
+def test_no_service_starts_while_apt_installs(programs: Path, root: Path, tmp_path: Path) -> None:
+    policy = root / "usr" / "sbin" / "policy-rc.d"
+    add_apt(programs, 0, f"{policy}; echo $? >>{tmp_path}/answered")
+    done = install_tools(programs, INSTALL_ROOT=str(root))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "answered").read_text().split() == ["101", "101"]
+    assert not policy.exists()
+
+
+def test_policy_of_the_machine_is_kept(programs: Path, root: Path) -> None:
+    policy = root / "usr" / "sbin" / "policy-rc.d"
+    policy.write_text("of the machine")
+    add_apt(programs, 0, "")
+    done = install_tools(programs, INSTALL_ROOT=str(root))
+    assert done.returncode == 0, done.stderr
+    assert policy.read_text() == "of the machine"
+
+
+def test_apt_that_fails_ends_it(programs: Path, root: Path) -> None:
     add_apt(programs, 0, "exit 100")
-    assert install_tools(programs).returncode == 100
+    assert install_tools(programs, INSTALL_ROOT=str(root)).returncode == 100
+    assert not list((root / "usr" / "sbin").iterdir())
 
 
 def test_user_who_is_not_root_is_told_and_apt_is_not_called(programs: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -45,13 +46,14 @@ class Helm:
         """Run it to its end, however that is."""
         extra = ["--values", str(values)] if values else []
         # An empty directory as its home, so that it meets no plugins and no repositories.
-        home = {"HELM_CONFIG_HOME": "/nonexistent", "HELM_CACHE_HOME": "/nonexistent",
-                "HELM_DATA_HOME": "/nonexistent", "KUBECONFIG": "/nonexistent"}  # fmt: skip
-        return subprocess.run(
-            [str(self.binary), *map(str, arguments), *extra],
-            text=True, capture_output=True, timeout=120, check=False,
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **home},
-        )  # fmt: skip
+        with TemporaryDirectory() as home:
+            homes = ("HOME", "HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME")
+            return subprocess.run(
+                [str(self.binary), *map(str, arguments), *extra],
+                text=True, capture_output=True, timeout=120, check=False,
+                env={"PATH": os.environ["PATH"], "KUBECONFIG": "/nonexistent",
+                     **dict.fromkeys(homes, home)},
+            )  # fmt: skip
 
     def template(self, values: Path | None = None, *arguments: str) -> list[Resource]:
         """Return the rendered resources; the same values are rendered once in each process."""

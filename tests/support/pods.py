@@ -42,10 +42,16 @@ def require_namespaces() -> None:
 
 
 def sandboxed(
-    program: Sequence[str], mounts: Mounts, user: int, has_network: bool = False
+    program: Sequence[str], mounts: Mounts, user: int, directory: Path, has_network: bool = False
 ) -> list[str]:
-    """Return the command line that runs a program in a sandbox; only root can be another user."""
+    """Return the command line that runs a program in a sandbox; only root can be another user.
+
+    The sandbox mounts its root, which nobody outside sees, on a directory below `directory`.
+    """
+    root = directory / "sandbox-root"
+    root.mkdir(exist_ok=True)
     specification = {
+        "root": str(root),
         "mounts": {path: [str(source), writes] for path, (source, writes) in mounts.items()},
         "user": user if _AS_ROOT else None,
     }
@@ -114,7 +120,7 @@ class Container:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 ["env", "-i", *(f"{key}={text}" for key, text in environment.items()),
-                 *sandboxed(program, mounts, self.user)],
+                 *sandboxed(program, mounts, self.user, directory)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ class Receiver:
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": os.environ.get("HOME", "/"),
+            "TMPDIR": tempfile.gettempdir(),
             "RECEIVER_BIND": f"127.0.0.1:{self.port}",
             **environment,
         }

@@ -3,7 +3,8 @@
     sandbox.py SPECIFICATION PROGRAM [ARGUMENT…]
 
 The root is this machine's, read-only, with `/tmp` and `/run` empty and the mounts of the
-specification in place: {"mounts": {path: [directory, is_writable]}, "user": uid or null}.
+specification in place: {"root": directory to mount it on, "mounts": {path: [directory,
+is_writable]}, "user": uid or null}.
 """
 
 import ctypes
@@ -13,7 +14,6 @@ import os
 import socket
 import struct
 import sys
-import tempfile
 from pathlib import Path
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
@@ -75,8 +75,7 @@ def main(specification: str, *program: str) -> None:
     # Where Python is, all the way must be open to everybody.
     mounts.setdefault(Path(sys.base_prefix), (Path(sys.base_prefix), False))
     mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)
-    root = Path(tempfile.gettempdir(), "sandbox-root")
-    root.mkdir(exist_ok=True)
+    root = Path(said["root"])
     mount("none", root, "tmpfs")
     root.chmod(0o755)
     furnish(Path("/"), root, list(mounts))

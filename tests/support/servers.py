@@ -16,8 +16,8 @@ from tests.support.waiting import wait_until
 
 # PostgreSQL refuses to be run by root; so does PgBouncer.
 _USER = "pgserver"
-# Another user in its own eyes: who is not root may mount a disk for his own processes only so.
-NAMESPACE = ("unshare", "-U", "--map-user=70", "--map-group=70", "--keep-caps", "-m")
+# Who is not root may mount a disk for his own processes only so. PostgreSQL looks up its user.
+NAMESPACE = ("unshare", "-U", "--map-current-user", "--keep-caps", "-m")
 
 
 def _as_user() -> tuple[str, ...]:
@@ -64,7 +64,8 @@ class Server:
         if self._holder.stdout.readline() != b"done\n":
             said = "nobody may mount a disk here: allow user namespaces, or run as root"
             (pytest.fail if os.environ.get("CI") else pytest.skip)(said)
-        inside = ("nsenter", "-t", str(self._holder.pid), "-m")
+        # The root is not that of the namespace where all this runs in a chroot.
+        inside = ("nsenter", "-t", str(self._holder.pid), "-m", "--root", "--wd")
         if os.geteuid() != 0:
             inside = (*inside, "-U", "--preserve-credentials")
         self._prefix = (*inside, *self._prefix)

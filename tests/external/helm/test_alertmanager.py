@@ -34,7 +34,8 @@ def amtool(*arguments: str | Path) -> str:
 
 def routed_to(config: Path, **labels: str) -> list[str]:
     """Return the receivers that an alert with these labels goes to."""
-    words = [f"{name}={text}" for name, text in labels.items()]
+    # Quoted, because newer versions print a warning with the answer where a value needs quotes.
+    words = [f"{name}={json.dumps(text)}" for name, text in labels.items()]
     return amtool("config", "routes", "test", f"--config.file={config}", *words).strip().split(",")
 
 

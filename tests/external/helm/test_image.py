@@ -117,7 +117,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         target: (directory / "installed", True),
         sys.prefix: (Path(sys.prefix), False),
     }
-    command = sandboxed([f"{where}/{step[0]}", *step[1:]], mounts, USER, has_network=True)
+    program = [f"{where}/{step[0]}", *step[1:]]
+    command = sandboxed(program, mounts, USER, directory, has_network=True)
     done = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         timeout=500, check=False,

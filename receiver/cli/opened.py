@@ -21,6 +21,7 @@ from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
 from receiver.plugins import try_to_load
+from receiver.processes import close_umask
 from receiver.settings import Settings
 
 _WIDTH = 160  # Where nobody looks at a terminal.
@@ -42,6 +43,7 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
     if url is not None:
         yield ApiDesk(url, settings)
         return
+    close_umask()  # SQLite makes files beside the journal.
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:

@@ -6,10 +6,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from receiver.processes import RestartPauses, SharedFlag, descendants, kill_descendants
+from receiver.processes import (
+    DRAIN_SIGNALS,
+    IGNORED_SIGNALS,
+    RestartPauses,
+    SharedFlag,
+    descendants,
+    kill_descendants,
+)
 from tests.support.waiting import wait_until
 
 # A shell with a child, a grandchild in a session of its own, and an orphan that was adopted.
@@ -179,3 +187,28 @@ def test_pauses_grow_to_their_limit_and_begin_anew_after_a_steady_life() -> None
         assert pauses.after(29.9) == 30
     assert pauses.after(30) == 0.1
     assert pauses.ends == 1
+
+
+def test_table_of_signals_in_the_documents_names_every_signal_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    table = text.partition("## Signals\n")[2].partition("## ")[0]
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in table.splitlines()
+        if line.startswith("| ") and "signal" not in line
+    }
+    without_effect = {
+        f"SIG{name}"
+        for names, cells in rows.items()
+        if all(cell.startswith("no effect") for cell in cells)
+        for name in names.split(", ")
+        if name.isupper()
+    }
+    draining = {
+        f"SIG{name}"
+        for names, cells in rows.items()
+        if cells[0].startswith("drains")
+        for name in names.split(", ")
+    }
+    assert without_effect == {number.name for number in IGNORED_SIGNALS} | {"SIGWINCH", "SIGPIPE"}
+    assert draining == {number.name for number in DRAIN_SIGNALS}

@@ -49,6 +49,8 @@ def _is_more_coming(conn: TConn) -> bool:
 class Worker(ThreadWorker):  # type: ignore[misc]
     """A worker that answers 503 once told to stop, and waits for nobody too long."""
 
+    sockets: list[Any]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._begun: dict[TConn, float] = {}
@@ -67,6 +69,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             ignore_signals(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept no more; in a drain, refuse new connections instead of letting them wait.
+
+        Those that wait already are accepted, so that each gets its 503.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                waiting = select.poll()
+                waiting.register(listener, select.POLLIN)
+                while waiting.poll(0):
+                    self.accept(listener)
+                listener.close()
+            self.sockets = []
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """Drain; end at once if that has begun. gunicorn sends it for SIGINT and SIGQUIT."""

@@ -7,12 +7,16 @@ restarted, and new connections wait in the backlog meanwhile.
 import errno
 import os
 import socket
+import time
 
 from receiver.declarations import Address
 from receiver.errors import SettingsError
 
 # gunicorn's own default.
 _BACKLOG = 2048
+# A receiver that was killed a moment ago may hold the port for as long as its web process ends.
+_PATIENCE_SECONDS = 0.3
+_STEP_SECONDS = 0.02
 
 
 def open_listener(address: Address) -> socket.socket:
@@ -21,12 +25,17 @@ def open_listener(address: Address) -> socket.socket:
     The socket is closed in programs that this process executes. A fork that does not serve
     closes it.
     """
-    try:
-        listener = _bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        raise SettingsError([_describe(address, error)]) from None
-    return listener
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            listener = _bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise SettingsError([_describe(address, error)]) from None
+            time.sleep(_STEP_SECONDS)
+        else:
+            return listener
 
 
 def is_in_use(address: Address) -> bool:

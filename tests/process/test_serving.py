@@ -355,6 +355,40 @@ def test_port_in_use_ends_the_start_at_once_with_one_line(
     assert not (tmp_path / "data").exists()
 
 
+def test_new_connections_are_refused_in_a_drain(start_receiver: Start) -> None:
+    receiver = start_receiver(RECEIVER_REQUEST_TIMEOUT="5s").wait_ready()
+    with socket.create_connection(("127.0.0.1", receiver.port)) as slow:
+        slow.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        # Connections are accepted in turn, so the slow one is under way.
+        assert requests.get(f"{receiver.url}/-/healthy", timeout=10).ok
+        assert receiver.process is not None
+        receiver.process.send_signal(signal.SIGTERM)
+
+        def is_refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", receiver.port), timeout=2).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        wait_until(is_refused, 3)
+        # The request that is under way still keeps the web process.
+        assert "web" in receiver.children()
+    assert receiver.process.wait(60) == 0
+
+
+def test_receiver_that_was_killed_leaves_its_port_to_the_next_one_at_once(
+    start_receiver: Start,
+) -> None:
+    receiver = start_receiver().wait_ready()
+    assert receiver.process is not None
+    receiver.process.kill()
+    receiver.process.wait(60)
+    receiver.start()
+    receiver.wait_ready()
+    assert receiver.stop() == 0
+
+
 def test_connection_waits_while_no_web_process_runs(start_receiver: Start) -> None:
     receiver = start_receiver().wait_ready()
     web = receiver.children()["web"]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,7 +122,8 @@ def test_signal_drains_the_receiver(
     receiver.process.send_signal(number)
     wait_until(lambda: receiver.lines("worker drains"))
     receiver.process.send_signal(signal.SIGTERM)  # Again: it changes nothing.
-    time.sleep(0.1)
+    pid = receiver.process.pid
+    wait_until(lambda: is_delivered(pid), 10)
     gate.touch()
     assert receiver.process.wait(60) == 0
     assert outcomes_of(receiver, "drained") == [("succeeded", 1)]

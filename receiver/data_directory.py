@@ -66,16 +66,19 @@ def _check_parent(directory: Path) -> list[str]:
 
 def _check_file(file: Path, is_directory: bool) -> list[str]:
     try:
-        mode = file.stat().st_mode
+        status = file.stat()
     except FileNotFoundError:
         return []
     except OSError as error:
         return [_describe(file, error)]
     # Opening a FIFO would wait without an end.
-    if not (stat.S_ISDIR(mode) if is_directory else stat.S_ISREG(mode)):
+    if not (stat.S_ISDIR(status.st_mode) if is_directory else stat.S_ISREG(status.st_mode)):
         kind = "directory" if is_directory else "regular file"
         return [f"RECEIVER_DATA_DIR: {file} is not a {kind}; move it away"]
-    return [] if os.access(file, os.R_OK | os.W_OK) else [_why_not_writable(file)]
+    # A journal of this user that is read-only for a while is no reason to end: the web answers 503.
+    if status.st_uid == os.geteuid() or os.access(file, os.R_OK | os.W_OK):
+        return []
+    return [_why_not_writable(file)]
 
 
 def _why_not_writable(path: Path) -> str:

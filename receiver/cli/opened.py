@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,6 @@ from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
 from receiver.plugins import try_to_load
-from receiver.processes import close_umask
 from receiver.settings import Settings
 
 _WIDTH = 160  # Where nobody looks at a terminal.
@@ -43,10 +43,11 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
     if url is not None:
         yield ApiDesk(url, settings)
         return
-    close_umask()  # SQLite makes files beside the journal.
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:
+        # SQLite makes files beside the journal.
+        stack.callback(os.umask, os.umask(0o077))
         database, is_kept = settings.journal_url, True
         if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
             if not or_empty:

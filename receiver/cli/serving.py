@@ -24,6 +24,7 @@ from receiver.processes import (
     close_umask,
     end_descendants,
     ignore_operator_signals,
+    restore_umask,
 )
 from receiver.settings import Settings
 from receiver.supervisor import CANNOT_START, Program, Supervisor
@@ -140,8 +141,11 @@ def _supervised_worker(settings: Settings, listener: socket, has_started: Shared
 def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool) -> None:
     from receiver.worker.performer import Performer
 
+    # The processes of actions are forked here. Their files have the modes that a user expects.
+    restore_umask()
     try:
         with Performer(settings) as performer:
+            close_umask()
             code = _work(settings, performer, has_started, is_supervised)
     except ReceiverError as error:
         if not is_supervised:

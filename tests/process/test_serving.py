@@ -281,6 +281,44 @@ def test_web_alone_starts_its_worker_again_until_the_fault_is_gone(
     assert receiver.stop() == 0
 
 
+UMASK = """
+import os
+from receiver import hookimpl
+@hookimpl
+def execute():
+    umask = os.umask(0)
+    os.umask(umask)
+    return oct(umask)
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_files_are_closed_to_others_and_actions_keep_the_umask_of_the_start(
+    start_receiver: Start, tmp_path: Path, plugins: Path, command: str
+) -> None:
+    (plugins / "umask.py").write_text(UMASK)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        receiver = start_receiver(command, PLUGIN_DIR=str(plugins))
+        poster = receiver
+        if command == "worker":
+            poster = start_receiver("web", PLUGIN_DIR=str(plugins))
+    finally:
+        os.umask(before)
+    receiver.wait_ready()
+    poster.wait_ready()
+    poster.post(notification(alert()), "/webhook/umask")
+    journal = journal_of(tmp_path)
+    (run,) = wait_until(lambda: reading.list_runs(journal, state="finished"))
+    journal.close()
+    assert run["result"] == '"0o22"'
+    files = [file for file in (tmp_path / "data").rglob("*") if not file.is_dir()]
+    assert {"journal.db", "journal.db-wal", "wake"} <= {file.name for file in files}
+    assert not [file for file in files if file.stat().st_mode & 0o077]
+
+
 DAEMON = """
 import os, subprocess, time
 from receiver import hookimpl

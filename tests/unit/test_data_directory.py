@@ -63,7 +63,8 @@ def test_missing_directory_is_created_for_its_user_alone(tmp_path: Path) -> None
 
 
 def test_directory_that_stands_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
     prepare_data_directory(tmp_path / "data")
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
 
@@ -101,7 +102,8 @@ def test_journal_that_other_users_can_read_is_warned_of(
 @needs_root
 def test_directory_of_another_user_is_named_with_its_owner(open_directory: Path) -> None:
     closed = open_directory / "closed"
-    closed.mkdir(mode=0o755)
+    closed.mkdir()
+    closed.chmod(0o755)
     problem = problem_as_nobody(closed)
     assert f"{closed} belongs to root (uid 0)" in problem
     assert "run the receiver as that user" in problem

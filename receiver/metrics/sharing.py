@@ -41,11 +41,16 @@ def shared_directory() -> Iterator[None]:
     if os.environ.get(SHARED_DIRECTORY):
         yield
         return
-    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _remove_left_behind(parent)
+    try:
+        parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        _remove_left_behind(parent)
+        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        held = os.open(made, _DIRECTORY)
+    except OSError as error:
+        _log.warning("metrics of the worker are not shared", extra={"error": str(error)})
+        yield
+        return
     # It has its name only once it is locked: another receiver that starts would remove it.
-    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
-    held = os.open(made, _DIRECTORY)
     fcntl.flock(held, fcntl.LOCK_EX)
     directory = made.rename(parent / made.name.removeprefix("."))
     os.environ[SHARED_DIRECTORY] = str(directory)

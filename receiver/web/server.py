@@ -147,7 +147,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": max(1, int(settings.grace_period.total_seconds())),
             "timeout": 60,
             "control_socket_disable": True,
-            "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+            "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
             "logger_class": _Logger,
             "worker_exit": self._close,
             "proc_name": "receiver web",

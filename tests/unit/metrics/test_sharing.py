@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,13 @@ def test_process_keeps_its_counts_to_itself_when_a_file_of_the_directory_is_not_
     assert "metrics of this process are not shared" in done.stderr
     if kind == "link":
         assert (directory / "target").read_text() == "kept"
+
+
+def test_receiver_without_a_place_for_temporary_files_shares_no_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sharing, "_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing too"))
+    with sharing.shared_directory():
+        assert SHARED_DIRECTORY not in os.environ
+    assert [record.message for record in caplog.records] == ["metrics of the worker are not shared"]

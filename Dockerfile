@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="alert-receiver" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
-# Processes that an action leaves behind become children of process 1, which must be one that waits for them.
+# Process 1 must reap orphans and pass signals on. `receiver serve` reaps those of actions; `receiver web` and other programs do not.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \

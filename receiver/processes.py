@@ -1,6 +1,7 @@
 """How the processes of one receiver hold together: none outlives the one that started it."""
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -9,12 +10,99 @@ from collections.abc import Collection
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 
 from setproctitle import setproctitle
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_SECONDS = 0.01
+
+# The table of signals in docs/operations.md, as code. The first of these drains.
+DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# The second of these, during a drain, ends the process at once.
+AT_ONCE_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
+# These have no effect on any process of the receiver.
+IGNORED_SIGNALS = (
+    signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU,
+)  # fmt: skip
+_JOB_CONTROL = (signal.SIGTTIN, signal.SIGTTOU)
+
+
+def ignore_signals(*numbers: signal.Signals) -> None:
+    """Give signals no effect on this process and its forks.
+
+    A program that is executed starts with the default actions, because a handler ends with `exec`.
+    `SIG_IGN` would be inherited.
+    """
+    for number in numbers:
+        signal.signal(number, _do_nothing)
+        signal.siginterrupt(number, False)
+
+
+def ignore_operator_signals(*, has_terminal: bool = False) -> None:
+    """Give the signals of operators no effect: a reload, a reopening, more or fewer processes.
+
+    `has_terminal` is for a process that a shell may start in the background. A handler would let
+    such a process try for ever to write to a terminal that stops background output (`tostop`).
+    """
+    ignore_signals(*IGNORED_SIGNALS)
+    if has_terminal:
+        for number in _JOB_CONTROL:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _do_nothing(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+
+
+_inherited_umask: int | None = None
+
+
+def close_umask() -> None:
+    """Create files that only the receiver's user can read, from now on."""
+    global _inherited_umask
+    before = os.umask(0o077)
+    if _inherited_umask is None:
+        _inherited_umask = before
+
+
+def restore_umask() -> None:
+    """Create files with the umask that the receiver was started with, as actions expect."""
+    if _inherited_umask is not None:
+        os.umask(_inherited_umask)
+
+
+class SharedFlag:
+    """One bit that this process shares with the processes that it forks later."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Set the flag for all of them; nothing resets it."""
+        self._memory[0] = 1
+
+    @property
+    def is_set(self) -> bool:
+        """Whether one of the processes has set the flag."""
+        return self._memory[0] == 1
+
+
+class RestartPauses:
+    """The growing pauses between the restarts of one process."""
+
+    def __init__(self, longest_seconds: float = 30.0, steady_seconds: float = 30.0) -> None:
+        """A process that lived `steady_seconds` had started well: its next pause is short again."""
+        self.ends = 0
+        self._longest_seconds = longest_seconds
+        self._steady_seconds = steady_seconds
+
+    def after(self, lived_seconds: float) -> float:
+        """Return the seconds to wait after an end; called once for each end."""
+        self.ends = 1 if lived_seconds >= self._steady_seconds else self.ends + 1
+        # The exponent is bounded, because the number of ends is not.
+        return min(0.1 * 2.0 ** min(self.ends - 1, 32), self._longest_seconds)
 
 
 def show_as(role: str) -> None:
@@ -72,6 +160,41 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> set[int]:
     for one in doomed:
         _send(one, signal.SIGKILL)
     return doomed
+
+
+def end_descendants(spared: Collection[int] = (), seconds: float = 10.0) -> set[int]:
+    """Kill and reap everything below this process; return what is still there in the end.
+
+    `spared` are children that stay, with all that is below them. The caller is a subreaper, so
+    that the orphans of what is killed are below it too.
+    """
+    deadline = time.monotonic() + seconds
+    while left := descendants(os.getpid()) - _with_descendants(spared):
+        if time.monotonic() > deadline:
+            return left
+        kill_descendants(os.getpid(), spared)
+        reap_adopted(spared)
+        time.sleep(_LOOK_SECONDS)
+    return set()
+
+
+def reap_adopted(own: Collection[int]) -> None:
+    """Collect the exit status of every child that has ended and is not one of `own`, as init does.
+
+    `own` are the children whose exit status another part of the program collects.
+    """
+    for pid in _children() - set(own):
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _children() -> set[int]:
+    """Return the children of this process, those that have ended too."""
+    children: set[int] = set()
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # The thread has ended meanwhile.
+            children |= {int(pid) for pid in thread.read_text().split()}
+    return children
 
 
 def _with_descendants(pids: Collection[int]) -> set[int]:

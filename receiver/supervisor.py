@@ -1,6 +1,7 @@
 """`receiver serve`: web and worker as child processes, with restarts, signals and one exit.
 
-They are forked, not started anew: what their programs are made of is in memory once for all.
+The children are forked, so that they share the memory of the modules that they all import. The
+supervisor is a subreaper: every process whose parent dies becomes its child, and is reaped here.
 """
 
 import gc
@@ -10,36 +11,60 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from receiver.processes import ends_within, follow_parent, show_as
+from receiver.processes import (
+    AT_ONCE_SIGNALS,
+    DRAIN_SIGNALS,
+    IGNORED_SIGNALS,
+    RestartPauses,
+    SharedFlag,
+    become_subreaper,
+    end_descendants,
+    ending,
+    follow_parent,
+    ignore_operator_signals,
+    reap_adopted,
+    show_as,
+)
 
-# The exit status of a child that cannot start as it is set up; gunicorn's own for a failed boot.
+# The exit status of a child that cannot start as configured; gunicorn's own for a failed boot.
 CANNOT_START = 3
-# A child that lived this long had started well: its next end is a new story.
-_STEADY_SECONDS = 30.0
-_LONGEST_PAUSE_SECONDS = 10.0
-_DEATHS = 10
 # What a child may take longer than the grace period to end by itself.
 _MARGIN_SECONDS = 5.0
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_LONGEST_WAIT_SECONDS = 60.0
+_HANDLED = (*DRAIN_SIGNALS, *IGNORED_SIGNALS, signal.SIGCHLD)
 _FORK = multiprocessing.get_context("fork")
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a child executes.
+
+    `run` gets a flag, and sets it once the program has started well. `is_cleared` says that
+    everything that the program left running is killed before it is started again.
+    """
+
+    role: str
+    run: Callable[[SharedFlag], None]
+    is_cleared: bool = False
+
+
 @dataclass
 class _Child:
-    role: str
-    program: Callable[[], None]
+    program: Program
+    pauses: RestartPauses
     process: BaseProcess | None = None
-    started: float = 0.0
-    deaths: int = 0
+    starts: int = 0
+    started_at: float = 0.0
     start_at: float = field(default_factory=time.monotonic)
+    has_started: SharedFlag = field(default_factory=SharedFlag)
 
     @property
     def is_running(self) -> bool:
@@ -48,127 +73,197 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps its children running; ends when told to, or when one keeps dying."""
+    """Keeps its children running until a signal stops it.
+
+    `on_restart` is called with the role of each child that is started again. `on_stop` is called
+    once, before the children are told to stop.
+    """
+
+    on_restart: Callable[[str], None] | None = None
+    on_stop: Callable[[], None] | None = None
 
     def __init__(
         self,
-        programs: Mapping[str, Callable[[], None]],
+        programs: Sequence[Program],
         grace: timedelta,
         first: Callable[[], None],
+        longest_pause: timedelta = timedelta(seconds=30),
     ) -> None:
-        """`programs` maps a child's role to what it does all its life.
+        """Handle signals from now on.
 
-        `first` is done before, once, by a child that takes with it what only that needs. Whether
-        it succeeds is no matter here. Signals are heeded from now on.
+        `first` is called once, in a child of its own, before the programs start. Its result does
+        not matter here.
         """
-        self._first = _Child("start", first)
-        self._children = [_Child(role, program) for role, program in programs.items()]
+        self._longest_pause = longest_pause.total_seconds()
+        self._first = self._child(Program("start", lambda _: first()))
+        self._children = [self._child(program) for program in programs]
         self._grace = grace.total_seconds()
-        self._told_to_stop = False
+        self._is_stopping = False
+        self._stops_at_once = False
         self._awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        ignore_operator_signals(has_terminal=True)
+        for number in DRAIN_SIGNALS:
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGCHLD, _nothing)  # Handled, so that it wakes the wait below.
+        signal.signal(signal.SIGCHLD, _nothing)  # Handled, so that it ends the wait below.
+
+    def _child(self, program: Program) -> _Child:
+        return _Child(program, RestartPauses(self._longest_pause))
 
     def run(self, prepare: Callable[[], None]) -> int:
         """Supervise until the end; return the exit code.
 
-        `prepare` is called here, beside `first`: what it imports, the children share.
+        `prepare` is called here, while `first` runs: the children share what it imports.
         """
         code = 0
+        become_subreaper()
         try:
-            if not self._told_to_stop:
+            if not self._is_stopping:
                 self._start(self._first)
                 prepare()
-                gc.freeze()  # What is never looked at again stays shared.
-            while self._first.is_running and not self._told_to_stop:
-                self._wait(_LONGEST_PAUSE_SECONDS)
-            while not self._told_to_stop and not code:
-                code = self._look_after_children()
-                if not code:
+                gc.freeze()  # Objects that are never looked at again stay shared.
+            while self._first.is_running and not self._is_stopping:
+                self._wait(_LONGEST_WAIT_SECONDS)
+            while not self._is_stopping and not code:
+                code = self._reap_and_restart()
+                if not code and not self._is_stopping:
                     self._wait(self._seconds_until_due())
         finally:
-            self._end_children()
+            code = self._end_children() or code
         return code
 
     def _wait(self, seconds: float) -> None:
-        """Wait for a signal, at most so long."""
-        if not self._told_to_stop:
-            select.select([self._awake], [], [], seconds)
-            with suppress(BlockingIOError):
-                os.read(self._awake, 4096)
+        """Wait for a signal, at most so long; then reap what was adopted and has ended."""
+        select.select([self._awake], [], [], max(0.0, seconds))
+        with suppress(BlockingIOError):
+            for number in set(os.read(self._awake, 4096)).intersection(IGNORED_SIGNALS):
+                name = signal.Signals(number).name
+                hint = "restart the receiver to change its settings"
+                _log.warning("signal ignored", extra={"signal": name, "hint": hint})
+        reap_adopted(self._own_pids())
+
+    def _own_pids(self) -> list[int]:
+        return [
+            child.process.pid
+            for child in (self._first, *self._children)
+            if child.process is not None and child.process.pid is not None
+        ]
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        self._told_to_stop = True
+        del frame
+        if self._is_stopping and signum in AT_ONCE_SIGNALS:
+            self._stops_at_once = True
+        self._is_stopping = True
 
     def _seconds_until_due(self) -> float:
         due = [child.start_at for child in self._children if child.process is None]
-        return max(0.0, min(due) - time.monotonic()) if due else 60.0
+        return min(due) - time.monotonic() if due else _LONGEST_WAIT_SECONDS
 
-    def _look_after_children(self) -> int:
-        """Start what is due and note what died; return an exit code when it is the end."""
-        now = time.monotonic()
+    def _reap_and_restart(self) -> int:
+        """Start the children that are due, and note those that ended; return 1 to end all."""
         for child in self._children:
+            now = time.monotonic()
             if child.process is None and child.start_at <= now:
                 self._start(child)
-            if not child.is_running and child.start_at <= now:
-                status = child.process.exitcode if child.process is not None else None
-                child.process = None
-                child.deaths = 1 if now - child.started > _STEADY_SECONDS else child.deaths + 1
-                seen = {"role": child.role, "status": status, "times": child.deaths}
-                if status == CANNOT_START:
-                    _log.critical("child cannot start, so the receiver ends", extra=seen)
-                    return 1
-                if child.deaths >= _DEATHS:
-                    _log.critical("child keeps ending, so the receiver ends", extra=seen)
-                    return 1
-                pause = min(0.1 * 2 ** (child.deaths - 1), _LONGEST_PAUSE_SECONDS)
-                child.start_at = now + pause
-                seen["pause_seconds"] = pause
-                _log.error("child ended, it is started again", extra=seen)
+            if not child.is_running and child.start_at <= now and self._note_end(child):
+                return 1
         return 0
 
+    def _note_end(self, child: _Child) -> bool:
+        """Plan the next start of a child that ended; return whether that ends the receiver."""
+        status = child.process.exitcode if child.process is not None else None
+        role = child.program.role
+        was_made, child.process = child.process is not None, None
+        if child.program.is_cleared and was_made:
+            self._clear(role)
+        if status == CANNOT_START and child.starts == 1 and not child.has_started.is_set:
+            fields = {"role": role, "status": status}
+            _log.critical("process cannot start, so the receiver ends", extra=fields)
+            return True
+        pause = child.pauses.after(time.monotonic() - child.started_at)
+        child.start_at = time.monotonic() + pause
+        if was_made:
+            _log.error(
+                "process ended and is started again",
+                extra={
+                    "role": role,
+                    "status": status,
+                    "reason": "cannot start" if status == CANNOT_START else ending(status),
+                    "times": child.pauses.ends,
+                    "pause_seconds": pause,
+                },
+            )
+        return False
+
+    def _clear(self, role: str) -> None:
+        """Kill everything that a program left running."""
+        left = end_descendants([pid for pid in self._own_pids() if pid is not None])
+        if left:
+            fields = {"role": role, "pids": sorted(left)}
+            _log.error("processes that were left running cannot be killed", extra=fields)
+
     def _start(self, child: _Child) -> None:
-        """Start a child; without a process, when the machine has none to give."""
-        process = _FORK.Process(target=_live, args=(child.role, child.program, os.getpid()))
-        child.started = time.monotonic()
-        # A child that is told to stop at once does so, when it has its own way to take signals.
+        """Start a child; without a process, when the machine cannot fork now."""
+        process = _FORK.Process(target=_live, args=(child.program, child.has_started, os.getpid()))
+        child.started_at = time.monotonic()
+        # A signal that arrives now waits until the child has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         try:
             process.start()
             child.process = process
+            child.starts += 1
         except OSError as error:
-            _log.error("child cannot be made", extra={"role": child.role, "error": str(error)})
+            fields = {"role": child.program.role, "error": str(error)}
+            _log.error("process cannot be made, and is tried again", extra=fields)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        if child.starts > 1 and child.process is not None and self.on_restart is not None:
+            self.on_restart(child.program.role)
 
-    def _end_children(self) -> None:
-        """Tell the children to stop; kill what does not end in time."""
-        children = [self._first, *self._children]
-        running = [child.process for child in children if child.process is not None]
-        for process in running:
-            process.terminate()
+    def _end_children(self) -> int:
+        """Tell the children to stop; kill those that do not end in time, and all below them.
+
+        Returns 1 when a second signal has cut the drain off.
+        """
+        self._is_stopping = True
+        if self.on_stop is not None:
+            self.on_stop()
+        running = [one for one in (self._first, *self._children) if one.is_running]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
         deadline = time.monotonic() + self._grace + _MARGIN_SECONDS
-        for process in running:
-            if not ends_within(process, deadline - time.monotonic()):
-                _log.error("child did not end in time and is killed", extra={"pid": process.pid})
-                process.kill()
-                process.join()
+        while any(child.is_running for child in running) and not self._stops_at_once:
+            if time.monotonic() > deadline:
+                roles = [child.program.role for child in running if child.is_running]
+                _log.error("processes did not end in time and are killed", extra={"roles": roles})
+                break
+            self._wait(deadline - time.monotonic())
+        if self._stops_at_once:
+            _log.error("a second signal ends the receiver at once")
+        for child in running:
+            if child.process is not None and child.is_running:
+                child.process.kill()
+                child.process.join()
+        self._first.process = None
+        for child in self._children:
+            child.process = None
+        self._clear("all")
+        return 1 if self._stops_at_once else 0
 
 
-def _live(role: str, program: Callable[[], None], supervisor: int) -> None:
-    """A child's whole life."""
+def _live(program: Program, has_started: SharedFlag, supervisor: int) -> None:
+    """Execute the program of a child."""
     # Ctrl-C reaches the supervisor alone, which stops the children in good order.
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in _HANDLED:
+    for number in (*DRAIN_SIGNALS, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    ignore_operator_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     follow_parent(supervisor)
-    show_as(role)
-    program()
+    show_as(program.role)
+    program.run(has_started)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

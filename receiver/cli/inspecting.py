@@ -7,12 +7,14 @@ import click
 
 from receiver import tracing
 from receiver.cli.options import settings_options
+from receiver.data_directory import check_data_directory
 from receiver.declarations import Setting, nearest
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Actions, Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.web.binding import check_bind, who_may
+from receiver.web.listener import is_in_use
 from receiver.web.workerside import check_metrics_bind
 
 
@@ -21,11 +23,19 @@ from receiver.web.workerside import check_metrics_bind
 def check(settings: Settings) -> None:
     """Check the settings and plugins as a start would; exit 1 with every problem found."""
     actions, problems = problems_of_start(settings)
+    if settings.database_url is None:
+        problems += check_data_directory(settings.data_dir)
+    try:
+        is_taken = is_in_use(settings.bind)
+    except SettingsError as error:
+        problems += error.problems
     if problems:
         raise SettingsError(problems)
+    port = "in use, perhaps by the running receiver" if is_taken else "free"
     metrics = "anyone who can connect" if settings.metrics_open else who_may(settings, "read")
     for line in (
         f"listens on     {settings.bind}{' with TLS' * bool(settings.tls_cert)}",
+        f"port           {port}",
         f"webhook        open to {who_may(settings, 'submit')}",
         f"read           open to {who_may(settings, 'read')}",
         f"operate        open to {who_may(settings, 'operate')}",

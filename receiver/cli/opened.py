@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,8 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
     # What a person wants to see or stop must not depend on a plugin that is broken here.
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:
+        # SQLite makes files beside the journal.
+        stack.callback(os.umask, os.umask(0o077))
         database, is_kept = settings.journal_url, True
         if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
             if not or_empty:

@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from functools import partial
+from socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,22 @@ import click
 
 from receiver import logs, tracing
 from receiver.cli.options import settings_options
+from receiver.data_directory import prepare_data_directory
 from receiver.errors import JournalUnusableError, PluginError, ReceiverError, SettingsError
+from receiver.processes import (
+    AT_ONCE_SIGNALS,
+    DRAIN_SIGNALS,
+    SharedFlag,
+    become_subreaper,
+    close_umask,
+    end_descendants,
+    ignore_operator_signals,
+    restore_umask,
+)
 from receiver.settings import Settings
-from receiver.supervisor import CANNOT_START, Supervisor
+from receiver.supervisor import CANNOT_START, Program, Supervisor
 from receiver.web.binding import check_bind
+from receiver.web.listener import open_listener
 
 if TYPE_CHECKING:
     from receiver.worker.performer import Performer
@@ -33,30 +46,56 @@ def serve(settings: Settings) -> None:
     """
     from receiver.metrics.sharing import shared_directory
 
-    logs.configure(settings.log_level, settings.log_format)
-    check_bind(settings)
-    tracing.check(settings)
+    _begin(settings)
+    listener = _listen(settings)
+    _prepare_data_directory(settings)
     with shared_directory():
-        programs = {
-            "web": partial(_web, settings),
-            "worker": partial(_worker, settings, is_supervised=True),
-        }
+        programs = (
+            Program("web", partial(_web, settings, listener)),
+            Program("worker", partial(_supervised_worker, settings, listener), is_cleared=True),
+        )
         supervisor = Supervisor(programs, settings.grace_period, partial(_open_once, settings))
-        code = supervisor.run(_import_programs)
+        # From then on new connections are refused, and do not wait for an answer.
+        supervisor.on_stop = listener.close
+        code = supervisor.run(partial(_prepare, supervisor))
     sys.exit(code)
 
 
-def _import_programs() -> None:
-    """Import what the children need, so that they share it."""
+def _begin(settings: Settings) -> None:
+    """Set up what every process of the receiver has: logs, signals and the mode of new files."""
+    ignore_operator_signals(has_terminal=True)
+    close_umask()
+    logs.configure(settings.log_level, settings.log_format)
+
+
+def _listen(settings: Settings) -> socket:
+    """Bind the port, before a file is opened or a process is forked."""
+    check_bind(settings)
+    tracing.check(settings)
+    return open_listener(settings.bind)
+
+
+def _prepare_data_directory(settings: Settings) -> None:
+    if settings.database_url is None:
+        prepare_data_directory(settings.data_dir)
+
+
+def _prepare(supervisor: Supervisor) -> None:
+    """Import the modules that the children need, so that they share them; count the restarts."""
     import receiver.web.server
     import receiver.worker.loop  # noqa: F401
+    from receiver.metrics.counts import SupervisorCounts
+    from receiver.metrics.sharing import count_as
+
+    count_as("supervisor")
+    supervisor.on_restart = SupervisorCounts(("web", "worker")).restarted
 
 
 def _open_once(settings: Settings) -> None:
     """Make or migrate the journal."""
     from receiver.journal.journal import Journal
 
-    with suppress(ReceiverError):  # Those who cannot do without it say so.
+    with suppress(ReceiverError):  # The web process and the worker report it.
         Journal(settings.journal_url).close()
 
 
@@ -64,12 +103,12 @@ def _open_once(settings: Settings) -> None:
 @settings_options
 def web(settings: Settings) -> None:
     """Accept notifications and write them to the journal; a worker runs the actions."""
-    logs.configure(settings.log_level, settings.log_format)
-    check_bind(settings)
-    tracing.check(settings)
+    _begin(settings)
+    listener = _listen(settings)
+    _prepare_data_directory(settings)
     master = os.getpid()
     try:
-        _web(settings)
+        _web(settings, listener, SharedFlag())
     except SystemExit as end:
         # gunicorn's own code for a failed boot is for a supervisor; a user gets the usual 1.
         if end.code == CANNOT_START and os.getpid() == master:
@@ -77,40 +116,54 @@ def web(settings: Settings) -> None:
         raise
 
 
-def _web(settings: Settings) -> None:
+def _web(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
     from receiver.web.server import Server
 
-    Server(settings).run()
+    Server(settings, listener, has_started).run()
 
 
 @click.command
 @settings_options
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""
-    logs.configure(settings.log_level, settings.log_format)
-    _worker(settings, is_supervised=False)
+    _begin(settings)
+    _prepare_data_directory(settings)
+    become_subreaper()
+    _worker(settings, SharedFlag(), is_supervised=False)
 
 
-def _worker(settings: Settings, *, is_supervised: bool) -> None:
+def _supervised_worker(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
+    # A port that is bound here would stay bound when the web process has ended.
+    listener.close()
+    _worker(settings, has_started, is_supervised=True)
+
+
+def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool) -> None:
     from receiver.worker.performer import Performer
 
+    # The processes of actions are forked here. Their files have the modes that a user expects.
+    restore_umask()
     try:
         with Performer(settings) as performer:
-            code = _work(settings, performer, is_supervised)
+            close_umask()
+            code = _work(settings, performer, has_started, is_supervised)
     except ReceiverError as error:
         if not is_supervised:
             raise
         _log.critical("worker cannot start", extra={"error": str(error)})
-        # Of anything else it may be free the next time.
+        # Another cause may be gone the next time.
         lasts = isinstance(error, SettingsError | PluginError | JournalUnusableError)
         sys.exit(CANNOT_START if lasts else 1)
     logging.shutdown()
-    # Threads that wait for processes of actions must not keep this one.
     sys.stdout.flush()
+    end_descendants()
+    # Threads that wait for processes of actions must not keep this one.
     os._exit(code)
 
 
-def _work(settings: Settings, performer: "Performer", is_supervised: bool) -> int:
+def _work(
+    settings: Settings, performer: "Performer", has_started: SharedFlag, is_supervised: bool
+) -> int:
     from receiver.journal.journal import Journal
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
@@ -122,18 +175,25 @@ def _work(settings: Settings, performer: "Performer", is_supervised: bool) -> in
     traces = tracing.start(settings, "worker")
     counts = WorkerCounts(loaded.actions)
     if settings.worker_metrics_bind and not is_supervised:
-        # Flask with it, which else no worker needs.
+        # Flask with it, which no other worker needs.
         from receiver.web.workerside import listen
 
         listen(settings, settings.worker_metrics_bind, counts.registry)
     one = Worker(journal, performer, loaded, settings, counts, traces)
+    has_started.set()
+    is_stopping = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
+        nonlocal is_stopping
+        del frame
+        if is_stopping and signum in AT_ONCE_SIGNALS:
+            end_descendants()
+            os._exit(1)
+        is_stopping = True
         one.stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in DRAIN_SIGNALS:
+        signal.signal(number, stop)
     code = one.run()
     traces.close()
     return code

@@ -30,6 +30,20 @@ class JournalCounts:
             self._errors.inc()
 
 
+class SupervisorCounts:
+    """What the first process of `receiver serve` counts."""
+
+    def __init__(self, roles: Iterable[str]) -> None:
+        """Make the series, at 0: a rate needs to see them before the first event."""
+        self.registry = CollectorRegistry()
+        restarts = make("receiver_process_restarts_total", self.registry)
+        self._restarts = {role: restarts.labels(role) for role in roles}
+
+    def restarted(self, role: str) -> None:
+        """Count a process that was started again after its end."""
+        self._restarts[role].inc()
+
+
 class WebCounts:
     """What the web process counts."""
 

@@ -66,6 +66,12 @@ INSTRUMENTS = (
     _histogram(
         "receiver_commit_batch_notifications", "", _GROUP, "notifications in one transaction"
     ),
+    # The supervisor counts this.
+    _counter(
+        "receiver_process_restarts_total",
+        "role",
+        "processes of `receiver serve` that ended and were started again: `web` or `worker`",
+    ),
     # Both processes count these.
     _histogram(
         "receiver_journal_write_duration_seconds",

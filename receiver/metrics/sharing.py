@@ -4,11 +4,13 @@ This is prometheus_client's multiprocess mode, with one set of files for each ro
 each process id: a worker that is replaced counts on where its predecessor ended.
 """
 
+import errno
 import fcntl
 import itertools
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +28,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - counting must never wait for a disk
 
 _log = logging.getLogger(__name__)
 
+# Another user may have made a FIFO or a link of this name; opening it neither waits nor follows.
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 # A lock ends with the process that holds it, or with its file.
 _slots: list[TextIO] = []
 
@@ -36,30 +41,40 @@ def shared_directory() -> Iterator[None]:
     if os.environ.get(SHARED_DIRECTORY):
         yield
         return
-    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _remove_left_behind(parent)
+    try:
+        parent = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        _remove_left_behind(parent)
+        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        held = os.open(made, _DIRECTORY)
+    except OSError as error:
+        _log.warning("metrics of the worker are not shared", extra={"error": str(error)})
+        yield
+        return
     # It has its name only once it is locked: another receiver that starts would remove it.
-    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
-    held = os.open(made, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     directory = made.rename(parent / made.name.removeprefix("."))
     os.environ[SHARED_DIRECTORY] = str(directory)
     try:
         yield
     finally:
-        del os.environ[SHARED_DIRECTORY]
+        os.environ.pop(SHARED_DIRECTORY, None)
         shutil.rmtree(directory, ignore_errors=True)
         os.close(held)
 
 
 def _remove_left_behind(parent: Path) -> None:
-    """Remove the directories of receivers that were killed: nobody holds their lock."""
+    """Remove the directories of receivers that were killed: nobody holds their lock.
+
+    Every user can make files there. So a FIFO, a link, a file or a directory of another user is
+    left alone.
+    """
     for left in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # Another user's, or one that another receiver removes.
-            held = os.open(left, os.O_RDONLY)
+        with suppress(OSError):  # It is no directory, or another receiver removes it.
+            held = os.open(left, _DIRECTORY)
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left)
+                if os.fstat(held).st_uid == os.geteuid():
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left)
             finally:
                 os.close(held)
 
@@ -83,26 +98,43 @@ def count_as(role: str) -> None:
 
 def _reserve(file: Path) -> None:
     """Raise OSError unless there is room: to count where there is none would end the process."""
-    if file.exists():
+    with suppress(FileNotFoundError):
+        os.close(_open_own(file, os.O_RDWR))
         return
     # An empty file, seen by a scrape, would fail it.
     new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    descriptor = _open_own(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        with new.open("wb") as one:
-            os.posix_fallocate(one.fileno(), 0, _RESERVED_BYTES)
+        os.posix_fallocate(descriptor, 0, _RESERVED_BYTES)
         new.rename(file)
     finally:
+        os.close(descriptor)
         new.unlink(missing_ok=True)
+
+
+def _open_own(file: Path, flags: int) -> int:
+    """Open a regular file of this user, and never wait; raise OSError for anything else.
+
+    The directory may be one that every user can write.
+    """
+    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(errno.EPERM, "is not a regular file of this user", str(file))
 
 
 def _take_slot(directory: Path, role: str) -> str:
     """Return a name for this process's files that no process alive has."""
     directory.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
-        file = (directory / f"{role}-{number}.lock").open("w")
+        lock = directory / f"{role}-{number}.lock"
+        file = os.fdopen(_open_own(lock, os.O_RDWR | os.O_CREAT), "w")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.close()
             continue
         _slots.append(file)

@@ -8,6 +8,7 @@ apart from that, see `slots`.
 import json
 import logging
 import select
+import signal
 import socket
 import time
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Any
 
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from receiver.processes import DRAIN_SIGNALS, IGNORED_SIGNALS, ignore_signals
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ def _is_more_coming(conn: TConn) -> bool:
 class Worker(ThreadWorker):  # type: ignore[misc]
     """A worker that answers 503 once told to stop, and waits for nobody too long."""
 
+    sockets: list[Any]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._begun: dict[TConn, float] = {}
@@ -54,6 +59,37 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _longest_seconds(self) -> float:
         seconds: float = self.app.request_seconds
         return seconds
+
+    def init_signals(self) -> None:
+        """Handle signals as docs/operations.md says; none has gunicorn's effect for a moment."""
+        blocked = (*DRAIN_SIGNALS, *IGNORED_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        try:
+            super().init_signals()
+            ignore_signals(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept no more; in a drain, refuse new connections instead of letting them wait.
+
+        Those that wait already are accepted, so that each gets its 503.
+        """
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                waiting = select.poll()
+                waiting.register(listener, select.POLLIN)
+                while waiting.poll(0):
+                    self.accept(listener)
+                listener.close()
+            self.sockets = []
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain; end at once if that has begun. gunicorn sends it for SIGINT and SIGQUIT."""
+        if self.app.drain.has_begun():
+            super().handle_quit(sig, frame)
+        self.handle_exit(sig, frame)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, then let gunicorn finish what is under way."""

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import ssl
+import time
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from flask import Flask
@@ -16,7 +19,7 @@ from receiver.errors import JournalUnavailableError, ReceiverError
 from receiver.journal.journal import Journal
 from receiver.metrics.sharing import count_as
 from receiver.plugins import load_actions
-from receiver.processes import follow_parent
+from receiver.processes import DRAIN_SIGNALS, RestartPauses, SharedFlag, follow_parent
 from receiver.settings import Settings
 from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
@@ -43,17 +46,79 @@ class _Logger(Logger):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    def handle_usr2(self) -> None:
-        """Start no second receiver: the journal has one web process on a machine."""
-        _log.warning("SIGUSR2 does nothing; start the receiver anew to update it")
+    """gunicorn's master, with one worker for ever, pauses between its restarts, and our signals."""
+
+    # SIGTTIN, SIGTTOU and SIGWINCH stay as they are: without an effect.
+    SIGNALS = (*DRAIN_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, app: "Server") -> None:
+        super().__init__(app)
+        self._pauses = RestartPauses()
+        self._spawned_at = self._spawn_at = time.monotonic()
+
+    def handle_int(self) -> None:
+        """Drain, as for SIGTERM. During a drain gunicorn ends at once."""
+        self.handle_term()
+
+    handle_quit = handle_int
+
+    def _ignore(self) -> None:
+        hint = "restart the receiver to change its settings"
+        _log.warning("signal ignored", extra={"hint": hint})
+
+    handle_hup = handle_usr1 = handle_usr2 = handle_ttin = handle_ttou = handle_winch = _ignore
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """Wait no longer than until a worker is to be started."""
+        until_spawn = self._spawn_at - time.monotonic()
+        signals: list[int] = super().wait_for_signals(
+            min(timeout, until_spawn) if until_spawn > 0 else timeout
+        )
+        return signals
+
+    def spawn_workers(self) -> None:
+        """Start the worker, unless its pause after an end goes on."""
+        if time.monotonic() >= self._spawn_at:
+            super().spawn_workers()
+
+    def spawn_worker(self) -> int | None:
+        """Start a worker; try again later when the machine cannot fork now."""
+        self._spawned_at = time.monotonic()
+        try:
+            pid: int | None = super().spawn_worker()
+        except OSError as error:
+            _log.error("web worker cannot be made", extra={"error": str(error)})
+            self._pause()
+            return None
+        return pid
+
+    def reap_workers(self) -> None:
+        """Note the end of a worker. A failed boot ends all only if no worker has ever booted."""
+        before = set(self.WORKERS)
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not self.app.has_started.is_set:
+                raise
+        if before - set(self.WORKERS):
+            self._pause()
+
+    def _pause(self) -> None:
+        now = time.monotonic()
+        self._spawn_at = now + self._pauses.after(now - self._spawned_at)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured from the settings; the application is made after the fork."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Read nothing from gunicorn's own files or flags."""
+    def __init__(self, settings: Settings, listener: socket, has_started: SharedFlag) -> None:
+        """Read nothing from gunicorn's own files or flags.
+
+        `listener` belongs to this process from now on. `has_started` is set once a worker serves.
+        """
         self._settings = settings
+        self._listener = listener
+        self.has_started = has_started
         self.drain = Drain()
         self.request_seconds = settings.request_timeout.total_seconds()
         self._journal: Journal | None = None
@@ -63,6 +128,7 @@ class Server(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to stop; raise SystemExit with gunicorn's own code when it gives up."""
         try:
+            _drop_foreign_environment()
             _Arbiter(self).run()
         except HaltServer as error:
             # It was told to stop at the moment when it gave up.
@@ -72,7 +138,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Set what differs from gunicorn's defaults."""
         settings = self._settings
         options: dict[str, Any] = {
-            "bind": str(settings.bind),
+            # gunicorn closes the descriptor that it gets.
+            "bind": f"fd://{self._listener.detach()}",
             "worker_class": Worker,
             "workers": 1,
             "threads": REQUEST_THREADS,
@@ -80,7 +147,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": max(1, int(settings.grace_period.total_seconds())),
             "timeout": 60,
             "control_socket_disable": True,
-            "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+            "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
             "logger_class": _Logger,
             "worker_exit": self._close,
             "proc_name": "receiver web",
@@ -121,5 +188,12 @@ class Server(BaseApplication):  # type: ignore[misc]
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
         if self._settings.web_one_processor:
             stay_on_one()
+        self.has_started.set()
         _log.info("web started", extra={"bind": str(self._settings.bind)})
         return app
+
+
+def _drop_foreign_environment() -> None:
+    """Forget the variables by which another program would give gunicorn other sockets."""
+    for name in ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS"):
+        os.environ.pop(name, None)

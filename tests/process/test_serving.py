@@ -2,13 +2,15 @@
 
 import os
 import signal
+import socket
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -18,6 +20,7 @@ from receiver.journal import requests as requests_of_people
 from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from tests.support.notifications import T0, alert, notification
+from tests.support.processes import children_of, descendants_of, is_alive
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
@@ -204,12 +207,8 @@ def test_killed_child_is_started_again(start_receiver: Start, tmp_path: Path, ro
     journal.close()
 
 
-def test_child_that_keeps_dying_is_started_after_growing_pauses_and_ends_the_whole(
-    start_receiver: Start,
-) -> None:
-    receiver = start_receiver().wait_ready()
-    web = receiver.children()["web"]
-    pauses = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+def kill_worker_until_pause(receiver: Receiver, pauses: Sequence[float]) -> None:
+    """Kill each worker as soon as it is made; check the pauses between them."""
     killed = {0}
     last_kill = time.monotonic()
     for pause in (0, *pauses):
@@ -218,13 +217,237 @@ def test_child_that_keeps_dying_is_started_after_growing_pauses_and_ends_the_who
         last_kill = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
+
+
+def test_web_goes_on_while_the_worker_keeps_dying_and_everything_shows_that_none_runs(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    receiver = start_receiver().wait_ready()
+    web = receiver.children()["web"]
+    pauses = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    kill_worker_until_pause(receiver, pauses)
+    # The pause is longer than `/metrics` keeps what it has read of the journal.
+    (last,) = wait_until(lambda: [one for one in restarts(receiver) if one["pause_seconds"] == 6.4])
+    assert (last["role"], last["status"], last["times"]) == ("worker", -signal.SIGKILL, 7)
+    assert last["reason"] == "was ended by SIGKILL"
+    assert receiver.post(notification(alert()), "/webhook/log_action").json()["accepted"] == 1
+    assert requests.get(f"{receiver.url}/-/ready", timeout=10).status_code == 200
+    assert "No worker is running." in requests.get(receiver.url, timeout=10).text
+    assert requests.get(f"{receiver.url}/api/v1/workers", timeout=10).json() == {"workers": []}
+    metrics = f"{receiver.url}/metrics"
+    counted = 'receiver_process_restarts_total{role="worker"} 6.0'
+    wait_until(lambda: "receiver_workers 0.0" in requests.get(metrics, timeout=10).text, 5)
+    assert counted in requests.get(metrics, timeout=10).text
+    assert [one["pause_seconds"] for one in restarts(receiver)] == [*pauses, 6.4]
+    journal = journal_of(tmp_path)
+    wait_until(lambda: reading.list_runs(journal, outcome="succeeded"))
+    journal.close()
+    assert receiver.children()["web"] == web
+    assert receiver.stop() == 0
+
+
+def restarts(receiver: Receiver) -> list[dict[str, Any]]:
+    return receiver.lines("process ended and is started again")
+
+
+@pytest.mark.parametrize("role", ["web", "worker"])
+def test_process_that_has_started_once_is_started_again_until_its_fault_is_gone(
+    start_receiver: Start, plugins: Path, role: str
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=str(plugins)).wait_ready()
+    (plugins / "slow.py").write_text("import no_such_module")
+    os.kill(receiver.children()[role], signal.SIGKILL)
+    reported = wait_until(
+        lambda: lines if len(lines := receiver.lines(f"{role} cannot start")) > 1 else None
+    )
+    assert "no_such_module" in reported[-1]["error"]
+    (plugins / "slow.py").write_text(SLOW)
+    wait_until(lambda: len(receiver.lines(f"{role} started")) == 2)
+    wait_until(lambda: _accepts(receiver.port))
+    assert receiver.stop() == 0
+
+
+def test_web_alone_starts_its_worker_again_until_the_fault_is_gone(
+    start_receiver: Start, plugins: Path
+) -> None:
+    receiver = start_receiver("web", PLUGIN_DIR=str(plugins)).wait_ready()
+    (plugins / "slow.py").write_text("import no_such_module")
     assert receiver.process is not None
-    assert receiver.process.wait(60) == 1
-    ended = receiver.lines("child ended, it is started again")
-    assert [one["pause_seconds"] for one in ended] == pauses
-    (last,) = receiver.lines("child keeps ending, so the receiver ends")
-    assert (last["role"], last["status"], last["times"]) == ("worker", -signal.SIGKILL, 10)
-    assert not Path(f"/proc/{web}").exists()
+    (pid,) = children_of(receiver.process.pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(receiver.lines("web cannot start")) == 3)
+    (plugins / "slow.py").write_text(SLOW)
+    wait_until(lambda: _accepts(receiver.port))
+    assert receiver.stop() == 0
+
+
+UMASK = """
+import os
+from receiver import hookimpl
+@hookimpl
+def execute():
+    umask = os.umask(0)
+    os.umask(umask)
+    return oct(umask)
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_files_are_closed_to_others_and_actions_keep_the_umask_of_the_start(
+    start_receiver: Start, tmp_path: Path, plugins: Path, command: str
+) -> None:
+    (plugins / "umask.py").write_text(UMASK)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        receiver = start_receiver(command, PLUGIN_DIR=str(plugins))
+        poster = receiver
+        if command == "worker":
+            poster = start_receiver("web", PLUGIN_DIR=str(plugins))
+    finally:
+        os.umask(before)
+    receiver.wait_ready()
+    poster.wait_ready()
+    poster.post(notification(alert()), "/webhook/umask")
+    journal = journal_of(tmp_path)
+    (run,) = wait_until(lambda: reading.list_runs(journal, state="finished"))
+    journal.close()
+    assert run["result"] == '"0o22"'
+    files = [file for file in (tmp_path / "data").rglob("*") if not file.is_dir()]
+    assert {"journal.db", "journal.db-wal", "wake"} <= {file.name for file in files}
+    assert not [file for file in files if file.stat().st_mode & 0o077]
+
+
+DAEMON = """
+import os, subprocess, time
+from receiver import hookimpl
+@hookimpl
+def execute(context):
+    # An orphan in a session of its own, as a program makes that becomes a daemon.
+    subprocess.run(["sh", "-c", "setsid sleep 600 & echo $! > " + os.environ["DAEMON_PID"]])
+    context.log.info("daemon runs")
+    time.sleep(600 if context.attempt == 1 else 0)
+"""
+
+
+def start_daemon(receiver: Receiver, tmp_path: Path) -> int:
+    """Return the pid of a daemon that an action has started."""
+    wait_until(lambda: receiver.lines("daemon runs"))
+    return int((tmp_path / "daemon.pid").read_text())
+
+
+def test_daemon_of_an_action_is_gone_before_the_next_worker_starts(
+    start_receiver: Start, tmp_path: Path, plugins: Path
+) -> None:
+    (plugins / "daemon.py").write_text(DAEMON)
+    receiver = start_receiver(
+        PLUGIN_DIR=str(plugins),
+        DAEMON_PID=str(tmp_path / "daemon.pid"),
+        RECEIVER_ACTION_DAEMON_BACKOFF="1h..1h",
+    ).wait_ready()
+    receiver.post(notification(alert()), "/webhook/daemon")
+    daemon = start_daemon(receiver, tmp_path)
+    assert is_alive(daemon)
+    worker, web = receiver.children()["worker"], receiver.children()["web"]
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: receiver.children().get("worker", worker) != worker, 60)
+    assert not Path(f"/proc/{daemon}").exists()
+    assert receiver.children()["web"] == web
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_daemon_of_an_action_ends_with_the_receiver(
+    start_receiver: Start, tmp_path: Path, plugins: Path, command: str
+) -> None:
+    (plugins / "daemon.py").write_text(DAEMON)
+    receiver = start_receiver(
+        command,
+        PLUGIN_DIR=str(plugins),
+        DAEMON_PID=str(tmp_path / "daemon.pid"),
+        RECEIVER_GRACE_PERIOD="1s",
+    ).wait_ready()
+    poster = receiver
+    if command == "worker":
+        poster = start_receiver("web", PLUGIN_DIR=str(plugins)).wait_ready()
+    poster.post(notification(alert()), "/webhook/daemon")
+    daemon = start_daemon(receiver, tmp_path)
+    assert is_alive(daemon)
+    receiver.stop()
+    assert not is_alive(daemon)
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_port_in_use_ends_the_start_at_once_with_one_line(
+    start_receiver: Start, tmp_path: Path, command: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        receiver = start_receiver(command, RECEIVER_BIND=address)
+        assert receiver.process is not None
+        assert receiver.process.wait(30) == 1
+    head, line = receiver.text().splitlines()
+    assert head == "receiver: 1 problem:"
+    for part in (address, "--bind", "BIND=", "another program uses this port"):
+        assert part in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_new_connections_are_refused_in_a_drain(start_receiver: Start) -> None:
+    receiver = start_receiver(RECEIVER_REQUEST_TIMEOUT="5s").wait_ready()
+    with socket.create_connection(("127.0.0.1", receiver.port)) as slow:
+        slow.sendall(b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        # Connections are accepted in turn, so the slow one is under way.
+        assert requests.get(f"{receiver.url}/-/healthy", timeout=10).ok
+        assert receiver.process is not None
+        receiver.process.send_signal(signal.SIGTERM)
+
+        def is_refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", receiver.port), timeout=2).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        wait_until(is_refused, 3)
+        # The request that is under way still keeps the web process.
+        assert "web" in receiver.children()
+    assert receiver.process.wait(60) == 0
+
+
+def test_receiver_that_was_killed_leaves_its_port_to_the_next_one_at_once(
+    start_receiver: Start,
+) -> None:
+    receiver = start_receiver().wait_ready()
+    assert receiver.process is not None
+    receiver.process.kill()
+    receiver.process.wait(60)
+    receiver.start()
+    receiver.wait_ready()
+    assert receiver.stop() == 0
+
+
+def test_connection_waits_while_no_web_process_runs(start_receiver: Start) -> None:
+    receiver = start_receiver().wait_ready()
+    web = receiver.children()["web"]
+    for pid in (*descendants_of(web), web):
+        os.kill(pid, signal.SIGKILL)
+    assert receiver.post(notification(alert())).ok
+
+
+def test_port_belongs_to_the_web_process_and_its_parents_alone(start_receiver: Start) -> None:
+    receiver = start_receiver().wait_ready()
+    assert receiver.process is not None
+    worker = receiver.children()["worker"]
+    listening = {
+        line.split()[9]
+        for line in Path("/proc/net/tcp").read_text().splitlines()
+        if line.split()[1].endswith(f":{receiver.port:04X}") and line.split()[3] == "0A"
+    }
+    assert listening
+    for pid in (worker, *descendants_of(worker)):
+        links = [file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()]
+        assert not {f"socket:[{inode}]" for inode in listening} & {str(link) for link in links}
 
 
 def test_child_for_which_there_is_no_process_is_made_later(
@@ -242,7 +465,7 @@ def test_child_for_which_there_is_no_process_is_made_later(
         "os.fork = limited\n"
     )
     receiver = start_receiver(PYTHONPATH=str(tmp_path)).wait_ready()
-    (failed,) = receiver.lines("child cannot be made")
+    (failed,) = receiver.lines("process cannot be made, and is tried again")
     assert failed["role"] == "web"
     assert "Resource temporarily unavailable" in failed["error"]
     assert receiver.post(notification(alert())).ok

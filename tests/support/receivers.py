@@ -35,6 +35,18 @@ def free_port() -> int:
     return int(one.getsockname()[1])
 
 
+def log_lines(log: Path, message: str = "") -> list[dict[str, Any]]:
+    """Return the lines of a log with this message, parsed."""
+    # A reader may see the first half of a line that is being written.
+    whole, _, _ = log.read_text(errors="replace").rpartition("\n")
+    lines = [
+        json.loads(line)
+        for line in whole.splitlines()
+        if line.startswith("{") and line.endswith("}")
+    ]
+    return [line for line in lines if message in ("", line["message"])]
+
+
 class Receiver:
     """`receiver serve`, `web` or `worker` with the given environment; its log goes to a file."""
 
@@ -109,15 +121,7 @@ class Receiver:
 
     def lines(self, message: str = "") -> list[dict[str, Any]]:
         """Return the log lines with this message, parsed."""
-        parsed = []
-        # A reader may see the first half of what is being written.
-        whole, _, _ = self.text().rpartition("\n")
-        for line in whole.splitlines():
-            if line.startswith("{") and line.endswith("}"):
-                one = json.loads(line)
-                if message in ("", one["message"]):
-                    parsed.append(one)
-        return parsed
+        return log_lines(self.log, message)
 
     def stop(self, timeout_seconds: float = 60) -> int:
         """Send SIGTERM and return the exit code."""

@@ -26,7 +26,7 @@ LAYERS = (
     ("errors", "declarations", "plainjson", "processes"),
     ("alertmanager",),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules"),
-    ("context", "discovery", "hookspecs", "settings"),
+    ("context", "data_directory", "discovery", "hookspecs", "settings"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),

@@ -40,6 +40,8 @@ INEFFECTIVE, EFFECTIVE = (
 )
 WAITING = 'receiver_unfinished_runs{action="a",state="awaiting_approval"}'
 QUEUED = 'receiver_unfinished_runs{action="a",state="queued"}'
+WORKERS = "receiver_workers"
+RESTARTS = 'receiver_process_restarts_total{role="worker"}'
 ERRORS = 'receiver_journal_errors_total{process="web"}'
 SLOW, ALL = (
     f'receiver_journal_write_duration_seconds_bucket{{process="web",le="{le}"}}'
@@ -50,6 +52,19 @@ GIB = 2**30
 
 # Rule, series -> values at every minute, when asked, whether it fires then.
 CASES = [
+    pytest.param("NoWorker", {WORKERS: "0x10"}, "5m", True, id="no worker runs"),
+    pytest.param("NoWorker", {WORKERS: "0x4 1x10"}, "8m", False, id="a worker runs again"),
+    pytest.param(
+        "NoWorker",
+        {f'{WORKERS}{{instance="a"}}': "0x10", f'{WORKERS}{{instance="b"}}': "1x10"},
+        "10m",
+        False,
+        id="a replica has read that a worker runs",
+    ),
+    pytest.param(
+        "ProcessRestarts", {RESTARTS: "0x5 1 2 3 4 5"}, "10m", True, id="a worker keeps ending"
+    ),
+    pytest.param("ProcessRestarts", {RESTARTS: "0x5 1x10"}, "10m", False, id="it ended once"),
     pytest.param("Down", {"other": "1x20"}, "5m", True, id="no receiver is there"),
     pytest.param("Down", {UP: "1x20", INFO: "1x20"}, "20m", False, id="it is there"),
     pytest.param(

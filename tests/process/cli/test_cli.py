@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -195,10 +196,12 @@ def test_nothing_that_was_typed_acts_on_the_terminal(
 
 
 def test_check_says_what_is_open(tmp_path: Path) -> None:
-    done = process("check", RECEIVER_DATA_DIR=str(tmp_path / "data"))
+    bind = f"127.0.0.1:{free_port()}"
+    done = process("check", RECEIVER_DATA_DIR=str(tmp_path / "data"), RECEIVER_BIND=bind)
     assert (done.code, done.err) == (0, "")
     assert lines_of(done.out) == {
-        "listens": "on     127.0.0.1:8080",
+        "listens": f"on     {bind}",
+        "port": "free",
         "webhook": "open to anyone on this machine",
         "read": "open to anyone on this machine",
         "operate": "open to anyone on this machine",
@@ -209,6 +212,27 @@ def test_check_says_what_is_open(tmp_path: Path) -> None:
         "ACTION_PLUGIN": "not set: an alert names its own",
     }
     assert not (tmp_path / "data").exists()
+
+
+def test_check_says_that_the_port_is_in_use_and_finds_no_fault_in_that(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = process("check", RECEIVER_DATA_DIR=str(tmp_path / "data"), RECEIVER_BIND=bind)
+    assert (done.code, done.err) == (0, "")
+    assert lines_of(done.out)["port"] == "in use, perhaps by the running receiver"
+
+
+def test_check_names_an_address_and_a_data_directory_that_a_start_cannot_use(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").touch()
+    done = process(
+        "check", RECEIVER_DATA_DIR=str(tmp_path / "data"), RECEIVER_BIND="192.0.2.1:8080",
+        RECEIVER_AUTH="none",
+    )  # fmt: skip
+    assert (done.code, done.out) == (1, "")
+    assert "RECEIVER_BIND: 192.0.2.1:8080: this machine has no such address" in done.err
+    assert f"RECEIVER_DATA_DIR: {tmp_path / 'data'} is a file" in done.err
 
 
 MACHINE = "anyone on this machine"

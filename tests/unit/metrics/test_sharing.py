@@ -1,8 +1,10 @@
 """The directory in which the processes of one receiver count: made, shared, and not left behind."""
 
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,76 @@ def test_process_without_room_for_its_counts_keeps_them_to_itself(directory: Pat
     assert (done.returncode, done.stdout) == (0, "1.0\n"), done.stderr
     assert "metrics of this process are not shared" in done.stderr
     assert sharing.all_counts(CollectorRegistry()).get_sample_value(RUNS, SUCCEEDED) is None
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "file", "link", "socket", "link to a directory"])
+def test_what_another_user_made_with_the_name_of_a_directory_neither_blocks_nor_is_touched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    monkeypatch.setattr(sharing, "_MEMORY", tmp_path)
+    name = tmp_path / "alert-receiver-metrics-foreign"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    match kind:
+        case "FIFO":
+            os.mkfifo(name)
+        case "file":
+            name.touch()
+        case "link":
+            name.symlink_to(other / "kept")
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(name))
+        case "link to a directory":
+            name.symlink_to(other)
+    with sharing.shared_directory():
+        assert Path(os.environ[SHARED_DIRECTORY]).is_dir()
+    assert os.path.lexists(name)
+    assert (other / "kept").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of another user")
+def test_directory_of_another_user_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sharing, "_MEMORY", tmp_path)
+    foreign = tmp_path / "alert-receiver-metrics-foreign"
+    foreign.mkdir()
+    os.chown(foreign, 65534, 65534)
+    with sharing.shared_directory():
+        assert foreign.is_dir()
+    assert foreign.is_dir()
+
+
+@pytest.mark.parametrize("name", ["worker-0.lock", "counter_worker-0.db"])
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+def test_process_keeps_its_counts_to_itself_when_a_file_of_the_directory_is_not_its_own(
+    directory: Path, name: str, kind: str
+) -> None:
+    if kind == "FIFO":
+        os.mkfifo(directory / name)
+    else:
+        (directory / "target").write_text("kept")
+        (directory / name).symlink_to(directory / "target")
+    code = (
+        "import logging, os; logging.basicConfig()\n"
+        "from receiver.metrics import sharing\n"
+        "sharing.count_as('worker')\n"
+        "print(os.environ.get('PROMETHEUS_MULTIPROC_DIR'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
+    assert "metrics of this process are not shared" in done.stderr
+    if kind == "link":
+        assert (directory / "target").read_text() == "kept"
+
+
+def test_receiver_without_a_place_for_temporary_files_shares_no_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sharing, "_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing too"))
+    with sharing.shared_directory():
+        assert SHARED_DIRECTORY not in os.environ
+    assert [record.message for record in caplog.records] == ["metrics of the worker are not shared"]

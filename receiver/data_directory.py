@@ -1,0 +1,128 @@
+"""The directory of the journal, checked before any process opens a file in it."""
+
+import errno
+import logging
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from receiver.errors import SettingsError
+
+# Files that the receiver opens in the directory, and whether each is a directory.
+_OWN_FILES = {
+    "journal.db": False,
+    "journal.db-wal": False,
+    "journal.db-shm": False,
+    "journal.db.migrate.lock": False,
+    "instances": True,
+}
+_SET_IT = "set RECEIVER_DATA_DIR to a directory that this user can write"
+_log = logging.getLogger(__name__)
+
+
+def prepare_data_directory(directory: Path) -> None:
+    """Create the directory if it is missing; raise SettingsError unless it can hold a journal.
+
+    The error names the directory, the reason and the cure, one line for each problem.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        problems = check_data_directory(directory) or [_describe(directory, error)]
+        raise SettingsError(problems) from None
+    problems = check_data_directory(directory)
+    if problems:
+        raise SettingsError(problems)
+    _warn_of_other_users(directory)
+
+
+def check_data_directory(directory: Path) -> list[str]:
+    """Return every reason why this directory cannot hold the journal; change nothing."""
+    try:
+        mode = directory.stat().st_mode
+    except FileNotFoundError:
+        return _check_parent(directory)
+    except OSError as error:
+        return [_describe(directory, error)]
+    if not stat.S_ISDIR(mode):
+        return [_describe(directory, NotADirectoryError(errno.ENOTDIR, ""))]
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return [_why_not_writable(directory)]
+    return [
+        problem
+        for name, is_directory in _OWN_FILES.items()
+        for problem in _check_file(directory / name, is_directory)
+    ]
+
+
+def _check_parent(directory: Path) -> list[str]:
+    """Return why a directory that is missing cannot be created."""
+    parent = next(one for one in directory.absolute().parents if os.path.lexists(one))
+    if not parent.is_dir():
+        return [_describe(directory, NotADirectoryError(errno.ENOTDIR, ""))]
+    return [] if os.access(parent, os.W_OK | os.X_OK) else [_why_not_writable(parent)]
+
+
+def _check_file(file: Path, is_directory: bool) -> list[str]:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [_describe(file, error)]
+    # Opening a FIFO would wait without an end.
+    if not (stat.S_ISDIR(status.st_mode) if is_directory else stat.S_ISREG(status.st_mode)):
+        kind = "directory" if is_directory else "regular file"
+        return [f"RECEIVER_DATA_DIR: {file} is not a {kind}; move it away"]
+    # A journal of this user that is read-only for a while is no reason to end: the web answers 503.
+    if status.st_uid == os.geteuid() or os.access(file, os.R_OK | os.W_OK):
+        return []
+    return [_why_not_writable(file)]
+
+
+def _why_not_writable(path: Path) -> str:
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return _describe(path, OSError(errno.EROFS, ""))
+    owner, mode = path.stat().st_uid, stat.filemode(path.stat().st_mode)
+    if owner != os.geteuid():
+        return (
+            f"RECEIVER_DATA_DIR: {path} belongs to {_user(owner)} ({mode}), and {_user()} cannot "
+            f"write it; run the receiver as that user, change the owner, or {_SET_IT}"
+        )
+    return (
+        f"RECEIVER_DATA_DIR: {path} ({mode}) cannot be written by {_user()}; "
+        f"run `chmod u+rwX {path}`, or {_SET_IT}"
+    )
+
+
+def _describe(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return f"RECEIVER_DATA_DIR: {path} is a file, or lies below a file; {_SET_IT}"
+    if error.errno == errno.EROFS:
+        return f"RECEIVER_DATA_DIR: {path} is on a read-only disk; {_SET_IT}"
+    return (
+        f"RECEIVER_DATA_DIR: {path} cannot be used by {_user()}: "
+        f"{os.strerror(error.errno or 0)}; {_SET_IT}"
+    )
+
+
+def _user(uid: int | None = None) -> str:
+    """Return the name and number of a user; of this process by default."""
+    uid = os.geteuid() if uid is None else uid
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _warn_of_other_users(directory: Path) -> None:
+    """Log what the modes of existing files open to other users; new files are closed."""
+    file = directory / "journal.db"
+    if directory.stat().st_uid != os.geteuid():
+        # Common with volumes of Kubernetes, where the group may write.
+        fields = {"directory": str(directory), "owner": _user(directory.stat().st_uid)}
+        _log.info("data directory belongs to another user", extra=fields)
+    if directory.stat().st_mode & 0o007 and file.exists() and file.stat().st_mode & 0o004:
+        hint = f"run `chmod 700 {directory}`"
+        _log.warning("other users can read the journal", extra={"file": str(file), "hint": hint})

@@ -1,0 +1,150 @@
+"""The data directory: created closed, and one clear line for each reason why it cannot be used."""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.data_directory import check_data_directory, prepare_data_directory
+from receiver.errors import SettingsError
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can become another user or mount a disk"
+)
+
+
+def problem_of(directory: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        prepare_data_directory(directory)
+    (problem,) = caught.value.problems
+    assert problem.startswith("RECEIVER_DATA_DIR: ")
+    assert "\n" not in problem
+    return problem
+
+
+def problem_as_nobody(directory: Path) -> str:
+    """Return what a user without privileges gets."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from receiver.data_directory import prepare_data_directory\n"
+        "from receiver.errors import SettingsError\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try:\n"
+        "    prepare_data_directory(Path(sys.argv[1]))\n"
+        "except SettingsError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(directory)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users can reach; pytest closes its own to them."""
+    with tempfile.TemporaryDirectory(prefix="data-directory-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+def test_missing_directory_is_created_for_its_user_alone(tmp_path: Path) -> None:
+    assert check_data_directory(tmp_path / "a" / "b") == []
+    prepare_data_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+def test_directory_that_stands_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    prepare_data_directory(tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_file_in_the_place_of_the_directory_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / below
+    assert f"{path} is a file, or lies below a file" in problem_of(path)
+    assert check_data_directory(path)
+
+
+@pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "journal.db.migrate.lock"])
+def test_fifo_in_the_place_of_a_file_is_named_and_not_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert f"{tmp_path / name} is not a regular file; move it away" in problem_of(tmp_path)
+
+
+def test_journal_that_other_users_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "journal.db").touch(0o644)
+    (tmp_path / "journal.db").chmod(0o644)
+    tmp_path.chmod(0o755)
+    with caplog.at_level(logging.WARNING):
+        prepare_data_directory(tmp_path)
+    (record,) = caplog.records
+    assert record.message == "other users can read the journal"
+    caplog.clear()
+    tmp_path.chmod(0o700)
+    prepare_data_directory(tmp_path)
+    assert not caplog.records
+
+
+@needs_root
+def test_directory_of_another_user_is_named_with_its_owner(open_directory: Path) -> None:
+    closed = open_directory / "closed"
+    closed.mkdir()
+    closed.chmod(0o755)
+    problem = problem_as_nobody(closed)
+    assert f"{closed} belongs to root (uid 0)" in problem
+    assert "run the receiver as that user" in problem
+    assert "belongs to root (uid 0)" in problem_as_nobody(closed / "below")
+
+
+@needs_root
+def test_directory_that_cannot_be_reached_is_named(open_directory: Path) -> None:
+    closed = open_directory / "closed"
+    closed.mkdir(mode=0o700)
+    assert "cannot be used by" in problem_as_nobody(closed / "data")
+    assert "Permission denied" in problem_as_nobody(closed / "data")
+
+
+@needs_root
+def test_journal_of_another_user_is_named_with_its_owner(open_directory: Path) -> None:
+    data = open_directory / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+    (data / "journal.db").touch(0o600)
+    assert f"{data / 'journal.db'} belongs to root (uid 0)" in problem_as_nobody(data)
+
+
+@needs_root
+def test_own_directory_that_cannot_be_written_is_named(open_directory: Path) -> None:
+    data = open_directory / "data"
+    data.mkdir(mode=0o500)
+    os.chown(data, 65534, 65534)
+    problem = problem_as_nobody(data)
+    assert "cannot be written by" in problem
+    assert f"chmod u+rwX {data}" in problem
+
+
+def test_read_only_disk_is_named() -> None:
+    # /proc/sys is not a disk, but every mount of the kind "read-only" is refused alike.
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    read_only = [
+        line.split()[1] for line in mounts if line.split()[3].split(",")[0] == "ro"
+        and os.path.isdir(line.split()[1])
+    ]  # fmt: skip
+    if not read_only:
+        pytest.skip("no file system here is mounted read-only")
+    problems = check_data_directory(Path(read_only[0]))
+    assert [f"{read_only[0]} is on a read-only disk" in one for one in problems] == [True]

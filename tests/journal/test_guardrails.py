@@ -20,16 +20,16 @@ from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.policies import AttemptEnd, Limits, Next, Policy, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Limits, Next, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.notifications import T0, alert, notification
 
 LOADED = frozenset({"a", "b", "page"})
 ANN = Person("ann", "cli on desk")
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
-SUCCEEDED = AttemptEnd("succeeded")
-FAILED = AttemptEnd("failed", error="no")
-BROKEN = AttemptEnd("failed", error="no", permanent=True)
+SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
+FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
+BROKEN = AttemptEnd(AttemptOutcome.FAILED, error="no", permanent=True)
 
 
 class Clock:
@@ -412,11 +412,21 @@ def test_breaker_of_one_action_holds_no_other_back(journal: Journal, clock: Cloc
         pytest.param([FAILED, FAILED], False, id="fewer"),
         pytest.param([FAILED, SUCCEEDED, FAILED, FAILED], False, id="not in a row"),
         pytest.param([SUCCEEDED, FAILED, FAILED, FAILED], True, id="in a row"),
-        pytest.param([FAILED, BROKEN, AttemptEnd("killed")], True, id="failed in every way"),
-        pytest.param([FAILED, AttemptEnd("interrupted"), FAILED], False, id="interrupted"),
-        pytest.param([FAILED, AttemptEnd("cancelled"), FAILED], False, id="cancelled"),
         pytest.param(
-            [FAILED, FAILED, AttemptEnd("cancelled"), AttemptEnd("interrupted"), FAILED],
+            [FAILED, BROKEN, AttemptEnd(AttemptOutcome.KILLED)], True, id="failed in every way"
+        ),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.INTERRUPTED), FAILED], False, id="interrupted"
+        ),
+        pytest.param([FAILED, AttemptEnd(AttemptOutcome.CANCELLED), FAILED], False, id="cancelled"),
+        pytest.param(
+            [
+                FAILED,
+                FAILED,
+                AttemptEnd(AttemptOutcome.CANCELLED),
+                AttemptEnd(AttemptOutcome.INTERRUPTED),
+                FAILED,
+            ],
             True,
             id="cancelled and interrupted ones do not break the row",
         ),
@@ -712,7 +722,7 @@ def test_dry_run_is_claimed_and_recorded_as_one(
     accept(journal, by, alert(annotations=annotations))
     (run,) = claim(journal, by)
     assert run.is_dry_run
-    said = AttemptEnd("succeeded", result='{"dry_run":"would do it"}')
+    said = AttemptEnd(AttemptOutcome.SUCCEEDED, result='{"dry_run":"would do it"}')
     finish(journal, by, run, said)
     kept = row(journal)
     assert (kept["dry_run"], kept["outcome"], kept["result"]) == (True, "succeeded", said.result)
@@ -1378,7 +1388,9 @@ def _skipped(journal: Journal, clock: Clock) -> None:
 
 def _unknown(journal: Journal, clock: Clock) -> None:
     del clock
-    run_one(journal, rules(on_interrupt="hold"), AttemptEnd("interrupted", error="it died"))
+    run_one(
+        journal, rules(on_interrupt="hold"), AttemptEnd(AttemptOutcome.INTERRUPTED, error="it died")
+    )
 
 
 def _running(journal: Journal, clock: Clock) -> None:
@@ -1393,7 +1405,7 @@ STATES: dict[str, Make] = {
     "running": _running,
     "succeeded": _ended(SUCCEEDED),
     "failed": _ended(BROKEN),
-    "cancelled": _ended(AttemptEnd("cancelled", error="stop")),
+    "cancelled": _ended(AttemptEnd(AttemptOutcome.CANCELLED, error="stop")),
     "skipped": _skipped,
     "unknown": _unknown,
 }

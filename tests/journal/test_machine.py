@@ -35,7 +35,7 @@ from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.databases import Databases
 from tests.support.episode_model import FIVE_MINUTES, JITTER, WAITING, Identity, Model, Run
@@ -346,13 +346,13 @@ class Story(RuleBasedStateMachine):
 
     def _ended(self, run: Run, how: str) -> Ended:
         named_at = {"named": self.now + 2 * HOUR, "named past": self.now - HOUR}.get(how)
-        end = AttemptEnd("failed", permanent=how == "permanent", retry_at=named_at)
+        end = AttemptEnd(AttemptOutcome.FAILED, permanent=how == "permanent", retry_at=named_at)
         if how == "succeeded":
-            end = AttemptEnd("succeeded")
+            end = AttemptEnd(AttemptOutcome.SUCCEEDED)
         elif how == "not begun":
-            end = AttemptEnd("interrupted", has_begun=False)
+            end = AttemptEnd(AttemptOutcome.INTERRUPTED, has_begun=False)
         elif how == "stopped" and run.must_stop:
-            end = AttemptEnd("cancelled", error="a person wants it stopped")
+            end = AttemptEnd(AttemptOutcome.CANCELLED, error="a person wants it stopped")
         return Ended(self.ids[run.identity], len(run.attempts), end)
 
     def crash(self, worker: int) -> None:

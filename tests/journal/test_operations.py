@@ -21,7 +21,7 @@ from receiver.journal.requests import Person
 from receiver.journal.tables import metadata
 from receiver.operations import Explained, Operations
 from receiver.plugins import catalog_of, load_actions, rules_of
-from receiver.policies import AttemptEnd
+from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import load
 from tests.support.databases import Databases
 from tests.support.elsewhere import Elsewhere
@@ -30,8 +30,8 @@ from tests.support.notifications import PAYLOADS, SEQUENCES, T0, alert, notifica
 ANN = Person("ann", "cli on desk")
 NO_WORKER = "no worker that is running has loaded the action fix_it"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-SUCCEEDED = AttemptEnd("succeeded")
-FAILED = AttemptEnd("failed", error="no")
+SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
+FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
 PLUGIN = """
 from receiver import hookimpl
 

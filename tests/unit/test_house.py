@@ -21,9 +21,9 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    ("errors", "declarations", "plainjson", "processes"),
+    ("errors", "clock", "declarations", "durations", "plainjson", "processes"),
     ("alertmanager",),
-    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules"),
+    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
     ("context", "discovery", "hookspecs", "settings"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
@@ -41,7 +41,8 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "episodes", "guardrails", "intake", "policies", "routing", "rules",
+    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "intake", "policies",
+    "routing", "rules", "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

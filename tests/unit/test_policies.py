@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from receiver.declarations import Backoff, declared
 from receiver.policies import (
     AttemptEnd,
+    AttemptOutcome,
     Next,
     Policy,
     Rules,
@@ -152,106 +153,106 @@ FIRST, LAST = (one.replace(tzinfo=UTC) for one in (datetime.min, datetime.max))
     ("end", "attempt", "policy", "expected"),
     [
         pytest.param(
-            AttemptEnd("succeeded", result='"ok"'), 3, RETRY,
+            AttemptEnd(AttemptOutcome.SUCCEEDED, result='"ok"'), 3, RETRY,
             Next("succeeded", "the action succeeded"), id="success at the last attempt",
         ),
         pytest.param(
-            AttemptEnd("cancelled", error="the alert resolved"), 1, RETRY,
+            AttemptEnd(AttemptOutcome.CANCELLED, error="the alert resolved"), 1, RETRY,
             Next("cancelled", "the alert resolved"), id="asked to stop",
         ),
         pytest.param(
-            AttemptEnd("cancelled"), 1, RETRY, Next("cancelled", "cancelled"),
+            AttemptEnd(AttemptOutcome.CANCELLED), 1, RETRY, Next("cancelled", "cancelled"),
             id="asked to stop without a reason",
         ),
         pytest.param(
-            AttemptEnd("failed", error="boom"), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, error="boom"), 1, RETRY,
             Next(None, "attempt 1 of 3 failed", T0 + timedelta(seconds=0.5)), id="first failure",
         ),
         pytest.param(
-            AttemptEnd("failed", error="boom"), 2, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, error="boom"), 2, RETRY,
             Next(None, "attempt 2 of 3 failed", T0 + timedelta(seconds=1)), id="second failure",
         ),
         pytest.param(
-            AttemptEnd("failed", error="boom"), 3, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, error="boom"), 3, RETRY,
             Next("failed", "attempt 3 of 3 was the last"), id="last failure",
         ),
         pytest.param(
-            AttemptEnd("failed", error="boom"), 7, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, error="boom"), 7, RETRY,
             Next("failed", "attempt 7 of 3 was the last"), id="policy was shortened meanwhile",
         ),
         pytest.param(
-            AttemptEnd("failed", error="no", permanent=True), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, error="no", permanent=True), 1, RETRY,
             Next("failed", "the action said that trying again cannot help"), id="permanent",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_at=LATER), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_at=LATER), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", LATER), id="names an instant",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_after=MINUTE), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_after=MINUTE), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", T0 + MINUTE),
             id="names a pause",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_after=timedelta(0)), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_after=timedelta(0)), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", T0), id="names no pause",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_at=T0 - MINUTE), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_at=T0 - MINUTE), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", T0), id="names the past",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_after=-MINUTE), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_after=-MINUTE), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", T0), id="negative pause",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_at=LATER, retry_after=MINUTE), 1, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_at=LATER, retry_after=MINUTE), 1, RETRY,
             Next(None, "attempt 1 failed; the action named the time", LATER), id="names both",
         ),
         pytest.param(
-            AttemptEnd("failed", retry_at=LATER), 3, RETRY,
+            AttemptEnd(AttemptOutcome.FAILED, retry_at=LATER), 3, RETRY,
             Next("failed", "attempt 3 of 3 was the last"), id="names a time at the last attempt",
         ),
         pytest.param(
-            AttemptEnd("interrupted", error="its process died"), 1, RETRY,
+            AttemptEnd(AttemptOutcome.INTERRUPTED, error="its process died"), 1, RETRY,
             Next(None, "attempt 1 of 3 was interrupted", T0 + timedelta(seconds=0.5)),
             id="interrupted, safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("interrupted", error="its process died"), 3, RETRY,
+            AttemptEnd(AttemptOutcome.INTERRUPTED, error="its process died"), 3, RETRY,
             Next("failed", "attempt 3 of 3 was the last"), id="interrupted at the last attempt",
         ),
         pytest.param(
-            AttemptEnd("interrupted", error="its process died"), 1, HOLD,
+            AttemptEnd(AttemptOutcome.INTERRUPTED, error="its process died"), 1, HOLD,
             Next("unknown", "its process died; it may have acted, and on_interrupt is hold"),
             id="interrupted, not safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("interrupted", error="its process died"), 3, HOLD,
+            AttemptEnd(AttemptOutcome.INTERRUPTED, error="its process died"), 3, HOLD,
             Next("unknown", "its process died; it may have acted, and on_interrupt is hold"),
             id="interrupted at the last attempt, not safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("interrupted"), 1, HOLD,
+            AttemptEnd(AttemptOutcome.INTERRUPTED), 1, HOLD,
             Next("unknown", "it was interrupted; it may have acted, and on_interrupt is hold"),
             id="interrupted without a word, not safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("killed", error="its time was up"), 2, RETRY,
+            AttemptEnd(AttemptOutcome.KILLED, error="its time was up"), 2, RETRY,
             Next(None, "attempt 2 of 3 was interrupted", T0 + timedelta(seconds=1)),
             id="killed, safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("killed", error="its time was up"), 3, RETRY,
+            AttemptEnd(AttemptOutcome.KILLED, error="its time was up"), 3, RETRY,
             Next("failed", "attempt 3 of 3 was the last"), id="killed at the last attempt",
         ),
         pytest.param(
-            AttemptEnd("killed", error="its time was up"), 1, HOLD,
+            AttemptEnd(AttemptOutcome.KILLED, error="its time was up"), 1, HOLD,
             Next("unknown", "its time was up; it may have acted, and on_interrupt is hold"),
             id="killed, not safe to repeat",
         ),
         pytest.param(
-            AttemptEnd("failed", error="boom"), 1, HOLD,
+            AttemptEnd(AttemptOutcome.FAILED, error="boom"), 1, HOLD,
             Next(None, "attempt 1 of 3 failed", T0 + timedelta(seconds=0.5)),
             id="a failure is no interruption",
         ),
@@ -279,7 +280,10 @@ WEEK = timedelta(days=7)
 def test_action_names_no_time_that_nobody_lives_to_see(
     named: dict[str, Any], due_at: datetime
 ) -> None:
-    assert after_attempt(AttemptEnd("failed", **named), 1, RETRY, T0, 0.5).due_at == due_at
+    assert (
+        after_attempt(AttemptEnd(AttemptOutcome.FAILED, **named), 1, RETRY, T0, 0.5).due_at
+        == due_at
+    )
 
 
 @given(
@@ -418,7 +422,9 @@ def test_instant_of_the_next_attempt_is_aware() -> None:
 
 def test_attempt_that_had_not_begun_is_made_again_whatever_the_policy() -> None:
     policy = Policy(max_attempts=1, on_interrupt="hold")
-    end = AttemptEnd("interrupted", error="its process was ended by SIGKILL", has_begun=False)
+    end = AttemptEnd(
+        AttemptOutcome.INTERRUPTED, error="its process was ended by SIGKILL", has_begun=False
+    )
     step = after_attempt(end, 1, policy, T0, 0.5)
     assert (step.outcome, step.due_at) == (None, T0)
     assert step.reason == "attempt 1 was claimed, and had not begun"

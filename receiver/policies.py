@@ -257,11 +257,14 @@ def runs_alone(interruptions: int) -> bool:
     return interruptions >= _INTERRUPTIONS_BEFORE_ALONE
 
 
-def attribute_interruption(end: AttemptEnd, interruptions: int) -> AttemptEnd:
+def counted_end(end: AttemptEnd, interruptions: int) -> AttemptEnd:
     """Return how an attempt ended, as it counts: the death of a worker may be its own crash.
 
-    `interruptions` counts the deaths before this one.
+    `interruptions` counts the deaths before this one. What an attempt was cut off by that had not
+    begun is no evidence about its action.
     """
+    if end.outcome in _CUT_OFF and not end.has_begun:
+        return replace(end, outcome=AttemptOutcome.INTERRUPTED)
     if not (end.is_interruption and runs_alone(interruptions)):
         return end
     error = end.error or "the worker died"

@@ -25,7 +25,7 @@ from receiver.policies import (
     Rules,
     RunProgress,
     after_attempt,
-    attribute_interruption,
+    counted_end,
     running_since,
 )
 
@@ -87,7 +87,7 @@ def record_in(
         if run is None:
             recorded.append(Recorded(one, None))
             continue
-        end = attribute_interruption(one.end, run.interruptions)
+        end = counted_end(one.end, run.interruptions)
         interruptions = run.interruptions + one.end.is_interruption
         counted = replace(one, end=end)
         step = _end(journal, connection, run, counted, interruptions, rules, now, jitter)

@@ -413,7 +413,18 @@ def test_breaker_of_one_action_holds_no_other_back(journal: Journal, clock: Cloc
         pytest.param([FAILED, SUCCEEDED, FAILED, FAILED], False, id="not in a row"),
         pytest.param([SUCCEEDED, FAILED, FAILED, FAILED], True, id="in a row"),
         pytest.param(
-            [FAILED, BROKEN, AttemptEnd(AttemptOutcome.KILLED)], True, id="failed in every way"
+            [BROKEN, AttemptEnd(AttemptOutcome.KILLED), AttemptEnd(AttemptOutcome.CRASHED)],
+            True,
+            id="failed in every way",
+        ),
+        pytest.param([FAILED, AttemptEnd(AttemptOutcome.STOPPED), FAILED], False, id="stopped"),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.STILL_RUNNING), FAILED], False, id="still running"
+        ),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.CRASHED, has_begun=False), FAILED],
+            False,
+            id="had not begun",
         ),
         pytest.param(
             [FAILED, AttemptEnd(AttemptOutcome.INTERRUPTED), FAILED], False, id="interrupted"
@@ -456,34 +467,19 @@ def test_breaker_delays_retries_too(journal: Journal, clock: Clock) -> None:
     assert run.attempt == 3
 
 
-def test_breaker_that_abandoned_attempts_opened_delays_until_its_pause_is_over(
-    journal: Journal, clock: Clock
-) -> None:
-    by = rules()
-    with journal.writing() as connection:
-        why = "attempts never returned"
-        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
-    accept(journal, by, alert())
-    assert claim(journal, by) == []
-    assert row(journal)["reason"] == "delayed: the breaker is open: attempts never returned"
-    clock.move(minutes=10)
-    assert len(claim(journal, by)) == 1
-
-
 def test_resume_lets_what_the_breaker_delayed_start_at_once(journal: Journal, clock: Clock) -> None:
-    by = rules(cooldown=HOUR, target_labels=("host",))
+    by = rules(cooldown=HOUR, target_labels=("host",), breaker=Breaker(1, 10 * MINUTE))
     run_one(journal, by, SUCCEEDED, of_host("f0", "h0"))
     accept(journal, by, of_host("cooling", "h0"))
     claim(journal, by)
-    with journal.writing() as connection:
-        why = "attempts never returned"
-        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
-    accept(journal, by, of_host("broken", "h1"))
+    clock.move(seconds=1)
+    run_one(journal, by, BROKEN, of_host("f1", "h1"))
+    accept(journal, by, of_host("broken", "h2"))
     assert claim(journal, by) == []
     requests.resume(journal, ANN, "a")
     # Only what the breaker held: the cooldown still lasts.
     assert [run.fingerprint for run in claim(journal, by)] == ["broken"]
-    assert row(journal, 2)["due_at"] == clock.now + HOUR
+    assert row(journal, 2)["due_at"] == clock.now - SECOND + HOUR
 
 
 def test_relaxed_limit_frees_what_it_delayed_once_judged_anew(journal: Journal) -> None:

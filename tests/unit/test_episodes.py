@@ -483,9 +483,7 @@ REPEAT = EpisodeRun(2, "repeat", 1, "queued", None, 0, None, False)
 RESOLVED = EpisodeRun(3, "resolved", 0, "queued", None, 0, None, False)
 ESCALATION = EpisodeRun(4, "escalation", 0, "queued", None, 0, None, False)
 BY_RESOLVED = {"state": "finished", "outcome": "cancelled", "cancelled_by": "resolved"}
-DONE_RESOLVED = replace(
-    RESOLVED, state="finished", outcome="succeeded", attempts=1, started_at=NOW
-)
+DONE_RESOLVED = replace(RESOLVED, state="finished", outcome="succeeded", attempts=1, started_at=NOW)
 AFTER = 5 * MINUTE
 NOT_STARTED = "the alert resolved before the run started"
 WAS_RETRYING = "the alert resolved while the run waited for a retry"

@@ -22,7 +22,7 @@ from receiver.policies import (
     Rules,
     RunProgress,
     after_attempt,
-    attribute_interruption,
+    counted_end,
     describe_unknown_key,
     next_attempt_at,
     running_since,
@@ -357,7 +357,7 @@ def test_run_that_saw_two_deaths_runs_alone() -> None:
 def test_death_of_the_worker_while_an_attempt_ran_alone_is_its_crash(
     end: AttemptEnd, deaths_before: int, outcome: AttemptOutcome
 ) -> None:
-    found = attribute_interruption(end, deaths_before)
+    found = counted_end(end, deaths_before)
 
     assert found.outcome is outcome
     if outcome is CRASHED:
@@ -365,6 +365,16 @@ def test_death_of_the_worker_while_an_attempt_ran_alone_is_its_crash(
         assert expected in str(found.error)
     else:
         assert found == end
+
+
+@pytest.mark.parametrize("outcome", CUT_OFF)
+def test_attempt_that_had_not_begun_is_no_evidence_about_its_action(
+    outcome: AttemptOutcome,
+) -> None:
+    found = counted_end(AttemptEnd(outcome, "SIGKILL", has_begun=False), 2)
+
+    assert found == AttemptEnd(INTERRUPTED, "SIGKILL", has_begun=False)
+    assert not found.is_interruption
 
 
 def test_crash_of_an_attempt_that_ran_alone_uses_up_attempts_and_never_passes_the_bound() -> None:

@@ -27,7 +27,7 @@ from receiver.written import setting_as_written
 STATES = ("queued", "awaiting_approval", "running", "finished")
 OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")
 KINDS = ("fired", "repeat", "resolved", "escalation")
-_JSON = ("alert", "call", "result")
+_JSON = ("alert", "call", "result", "saved_state")
 
 
 class Desk(Protocol):

@@ -197,7 +197,7 @@ def _declare_acting(api: _Api) -> None:
 
     @api.post(
         "/resume",
-        "Take a pause away, and reset the breaker of an action that is named",
+        "Take a pause away, and reset a breaker",
         schemas.DoneSchema,
         schemas.ActionBody,
     )

@@ -1,7 +1,6 @@
 """Hands each attempt to the process that performs it, and hears how it ended.
 
-That is the performer, which has all of them in threads, or with `isolation = "process"` one of its
-own.
+That is the performer, which has all of them in threads.
 """
 
 import logging

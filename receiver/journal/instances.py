@@ -9,7 +9,6 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver.clock import latest_past
 from receiver.journal.journal import Journal
 from receiver.journal.tables import instances
 
@@ -47,8 +46,7 @@ def is_free(path: Path) -> bool:
 def living_workers(journal: Journal, connection: Connection) -> list[Worker]:
     """Return the workers that seem to be running; proof is the business of `worker.leases`."""
     directory = lock_directory(journal)
-    now = journal.now(connection)
-    since, latest = now - LEASE, latest_past(now)
+    since = journal.now(connection) - LEASE
     table = instances
     query = sa.select(table.c.id, table.c.actions, table.c.beaten_at).where(
         table.c.role == "worker"
@@ -56,5 +54,5 @@ def living_workers(journal: Journal, connection: Connection) -> list[Worker]:
     return [
         Worker(found.id, frozenset(json.loads(found.actions)))
         for found in connection.execute(query.order_by(table.c.started_at))
-        if (not is_free(directory / found.id) if directory else since < found.beaten_at <= latest)
+        if (not is_free(directory / found.id) if directory else found.beaten_at > since)
     ]

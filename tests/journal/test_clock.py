@@ -5,16 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
 from receiver.intake import intake_of
-from receiver.journal import activity, claims, outcomes, reading, requests, retention, tables
+from receiver.journal import activity, claims, outcomes, reading, requests, retention
 from receiver.journal.acceptance import record
 from receiver.journal.clock import correct_schedules
 from receiver.journal.due import ClaimedRun
-from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
@@ -271,20 +269,3 @@ def test_what_finished_just_ahead_counts_as_finished_now_on_the_page(
     run_one(journal, rules(), "f1")
     clock.now -= 2 * SECOND
     assert activity.look(journal).ended == {"a": {activity.HOURS - 1: {"succeeded": 1}}}
-
-
-def test_worker_whose_heartbeat_lies_ahead_does_not_count_as_living(
-    journal: Journal, clock: Clock
-) -> None:
-    if journal.shared_directory is not None:
-        pytest.skip("on SQLite a lock on a file proves that a worker lives")
-    values = {"id": "w", "role": "worker", "host": "h", "pid": 1, "version": "1", "actions": "[]"}
-    with journal.writing() as connection:
-        connection.execute(
-            sa.insert(tables.instances).values(
-                started_at=clock.now, beaten_at=clock.now + YEAR, **values
-            )
-        )
-        assert living_workers(journal, connection) == []
-        connection.execute(sa.update(tables.instances).values(beaten_at=clock.now + SECOND))
-        assert len(living_workers(journal, connection)) == 1

@@ -643,6 +643,15 @@ def _no_free_thread(site: Site) -> None:
     claims.claim_due_runs(site.journal, "w1", ["fix_it"], 1, site.rules)
 
 
+def _must_run_alone(site: Site) -> None:
+    site.accept()
+    for _ in range(2):
+        site.claim()
+        outcomes.recover_from(site.journal, "w1", ["fix_it"], site.rules, lambda: 0.0)
+    site.accept(alert("f2"), action="page")
+    claims.claim_due_runs(site.journal, "w1", ["page"], 1, site.rules)
+
+
 def _accepted_dry(site: Site) -> None:
     site.configure(RECEIVER_DRY_RUN="true")
     site.accept()
@@ -671,6 +680,11 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
     "delayed and paused": (_delayed_and_paused, 2, "paused: by ann"),
     "no free thread": (
         _no_free_thread, 2, "waits for a free thread of a worker: 1 runs are running"
+    ),
+    "must run alone": (
+        _must_run_alone, 1,
+        "its workers died 2 times during its attempts, so it runs alone: it waits until a worker "
+        "has nothing under way; 1 runs are running",
     ),
     "delayed": (
         _delayed, 2,

@@ -64,6 +64,7 @@ class Setting:
     `type` is a key of `TYPES`. `default` is written as a user would write it; None means "not
     set". A `secret` is never shown and can also be read from the file named by `<name>_FILE`.
     `required_unless` names another setting of the same table that makes this one optional.
+    `minimum` is the smallest value that is accepted, written as a user would write it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Setting:
     required_unless: str = ""
     secret: bool = False
     choices: tuple[str, ...] = ()
+    minimum: str | None = None
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -92,6 +94,8 @@ class Setting:
             for one in value if isinstance(value, tuple) else (value,):
                 if one not in self.choices:
                     raise ValueError(f"is not one of {', '.join(self.choices)}")
+        if self.minimum is not None and value < TYPES[self.type](self.minimum):
+            raise ValueError(f"is less than {self.minimum}")
         return value
 
     def default_value(self) -> Any:

@@ -22,12 +22,12 @@ from receiver.journal.requests import Person
 from receiver.operations import Explained, Operations
 from receiver.plugins import Actions
 from receiver.policies import Policy
-from receiver.written import as_written
+from receiver.written import setting_as_written
 
 STATES = ("queued", "awaiting_approval", "running", "finished")
 OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")
 KINDS = ("fired", "repeat", "resolved", "escalation")
-_JSON = ("alert", "call", "result")
+_JSON = ("alert", "call", "result", "saved_state")
 
 
 class Desk(Protocol):
@@ -51,7 +51,7 @@ class Desk(Protocol):
         """Return all about one run: `why`, its attempts as `history`, and its `audit`."""
 
     def holds(self) -> list[Row]:
-        """Return what holds actions back: pauses, and breakers that abandoned attempts opened."""
+        """Return the pauses that hold actions back."""
 
     def workers(self) -> list[Row]:
         """Return the workers that are running, and the actions that each has loaded."""
@@ -78,7 +78,7 @@ class Desk(Protocol):
         """Start no run of an action, or of any, until resumed or for a while."""
 
     def resume(self, action: str | None) -> str:
-        """Take a pause away."""
+        """Take a pause away, and reset the breaker of an action that is named."""
 
     def replay(self, rejected_id: int) -> Mapping[str, int]:
         """Route a rejected alert again; return the counts, as the webhook does."""
@@ -215,7 +215,8 @@ class JournalDesk:
     def _policy(self, action: str) -> dict[str, str]:
         policy = self._operations.rules.policy(action)
         return {
-            one.name: as_written(getattr(policy, field)) for field, one in declared(Policy).items()
+            one.name: setting_as_written(one, getattr(policy, field))
+            for field, one in declared(Policy).items()
         }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from receiver.clock import past
 from receiver.policies import Policy
 
 # How far the mark may lie in the future: a sender whose clock is ahead must not make a row deaf.
@@ -137,14 +138,17 @@ class EpisodeRun:
     attempts: int
     cancelled_by: str | None
     dry_run: bool
-    attempts_before: int = 0
+    started_at: datetime | None = None
     retried_at: datetime | None = None
 
     @property
     def has_begun(self) -> bool:
-        """Whether its action may have run; what a person retried had its attempts before."""
-        begun = self.attempts > self.attempts_before
-        return begun or (self.attempts > 0 and self.retried_at is not None)
+        """Whether its action may have run.
+
+        An attempt that had not begun leaves no `started_at`; the attempts before a person's retry
+        count as begun.
+        """
+        return self.started_at is not None or (self.attempts > 0 and self.retried_at is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +281,11 @@ def when_put_back(runs: Sequence[EpisodeRun], row: Episode) -> tuple[Episode, li
 
 
 def when_retried(
-    kind: str, row: Episode | None, retried_at: datetime | None = None
+    kind: str, row: Episode | None, now: datetime, retried_at: datetime | None = None
 ) -> tuple[str, str] | None:
-    """Return by what a run whose attempt failed is cancelled, and why; None: it is tried again.
+    """Return by what a run that is to wait again is cancelled, and why; None: it waits.
+
+    It waits for a retry, or for the next look at the job that it has started elsewhere.
 
     What happened to its episode meanwhile means the same as if the run had waited all along; `row`
     is None when a newer episode has its place. What a person asked for (`retried_at`) after the
@@ -291,9 +297,18 @@ def when_retried(
     elif row.is_open:
         if kind == "resolved":
             return "fired again", "the alert fires again"
-    elif kind != "resolved" and not (retried_at and row.closed_at and retried_at >= row.closed_at):
+    elif kind != "resolved" and not _is_retried_since(row, retried_at, now):
         return "resolved", "the alert resolved while the run waited for a retry"
     return None
+
+
+def _is_retried_since(row: Episode, retried_at: datetime | None, now: datetime) -> bool:
+    """Whether a person asked for the run after its episode had closed."""
+    if retried_at is None:
+        return False
+    # A clock that was ahead closed it; the retry is what a person asked for since.
+    closed_at = past(row.closed_at, now)
+    return closed_at is None or retried_at >= closed_at
 
 
 def when_finished(

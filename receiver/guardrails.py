@@ -5,10 +5,12 @@ action for good. Every verdict says in words why.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
+from receiver.clock import past
 from receiver.declarations import Window
+from receiver.durations import format_duration
 from receiver.policies import Limits, Policy
 
 
@@ -19,8 +21,8 @@ class History:
     `target_starts`, `action_starts` and `all_starts` are the starts of runs (not of attempts, not
     of dry runs), the newest first. `ends` are the latest attempts of the action, the newest first:
     when each ended, and whether it failed. `running` counts the runs of the action that hold a
-    slot, `running_all` those of all actions. `tripped_until` is set when the breaker was opened by
-    abandoned attempts. `paused_until`: when the latest pause for a time ended, while it is known.
+    slot, `running_all` those of all actions. `paused_until`: when the latest pause for a time
+    ended, while it is known.
     """
 
     paused: str | None = None
@@ -31,8 +33,22 @@ class History:
     action_starts: Sequence[datetime] = ()
     all_starts: Sequence[datetime] = ()
     ends: Sequence[tuple[datetime, bool]] = ()
-    tripped_until: datetime | None = None
     paused_until: datetime | None = None
+
+    def as_of(self, now: datetime) -> "History":
+        """Return what of it counts now, whatever clock recorded it; see receiver.clock."""
+        return replace(
+            self,
+            target_starts=_as_of(self.target_starts, now),
+            action_starts=_as_of(self.action_starts, now),
+            all_starts=_as_of(self.all_starts, now),
+            ends=[(at, failed) for end, failed in self.ends if (at := past(end, now)) is not None],
+            paused_until=past(self.paused_until, now),
+        )
+
+
+def _as_of(starts: Sequence[datetime], now: datetime) -> list[datetime]:
+    return [at for start in starts if (at := past(start, now)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,7 @@ def decide(
     """Return whether a due run may start now, and if not, by which rule."""
     if asking.needs_approval:
         return ask(policy, now)
+    history = history.as_of(now)
     waits = _wait(policy, limits, history)
     if waits is not None:
         return waits
@@ -91,7 +108,7 @@ def decide(
 
 def ask(policy: Policy, now: datetime) -> Verdict:
     """Return that a run waits for a person, and until when."""
-    reason = f"waits for approval, {text(policy.approval_timeout)} at most"
+    reason = f"waits for approval, {format_duration(policy.approval_timeout)} at most"
     return Verdict("ask", "approval", reason, now + policy.approval_timeout)
 
 
@@ -136,9 +153,6 @@ def _holds(
 ) -> list[_Hold]:
     """Return every limit that speaks against starting, each with the time it lasts."""
     holds: list[_Hold] = []
-    if history.tripped_until is not None:
-        reason = "the breaker is open: attempts never returned"
-        holds.append(_Hold("breaker", reason, history.tripped_until))
     if policy.breaker is not None and is_open(policy, history.ends):
         number = policy.breaker.failures
         reason = f"the breaker is open: the last {number} attempts of the action failed"
@@ -147,7 +161,8 @@ def _holds(
     if asking.is_retry or asking.kind == "resolved":
         return holds
     if policy.cooldown is not None and history.target_starts:
-        reason = f"the action ran for this target less than {text(policy.cooldown)} ago (cooldown)"
+        cooldown = format_duration(policy.cooldown)
+        reason = f"the action ran for this target less than {cooldown} ago (cooldown)"
         holds.append(_Hold("cooldown", reason, history.target_starts[0] + policy.cooldown))
     for name, windows, starts, whose in (
         ("rate_limit", policy.rate_limit, history.target_starts, "for this target"),
@@ -158,7 +173,7 @@ def _holds(
         for window in windows if name != "limits" or asking.kind != "escalation" else ():
             free_at = _free_at(window, starts, now)
             if free_at is not None:
-                much = f"{window.number} runs in {text(window.period)}"
+                much = f"{window.number} runs in {format_duration(window.period)}"
                 reason = f"there were {much} {whose} already ({name})"
                 holds.append(_Hold(name, reason, free_at))
     return holds
@@ -180,21 +195,10 @@ def _limited(
     may_skip = not asking.is_retry and asking.kind not in ("repeat", "resolved")
     if policy.when_limited == "skip" and may_skip:
         return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}; when_limited is skip")
-    since = asking.held_since or now
+    since = past(asking.held_since, now) or now
     # While it was paused, no limit delayed it.
     last = (max(since, paused_until) if paused_until else since) + policy.max_delay
     if now >= last:
-        delayed = f"it was delayed for {text(policy.max_delay)} (max_delay)"
+        delayed = f"it was delayed for {format_duration(policy.max_delay)} (max_delay)"
         return Verdict("skip", hold.guardrail, f"skipped: {hold.reason}, and {delayed}")
     return Verdict("delay", hold.guardrail, f"delayed: {hold.reason}", min(hold.until, last))
-
-
-def text(duration: timedelta) -> str:
-    """Return a duration as a user would write it: `1h30m`."""
-    seconds = round(duration.total_seconds())
-    parts = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        number, seconds = divmod(seconds, length)
-        if number:
-            parts.append(f"{number}{unit}")
-    return "".join(parts) or "0s"

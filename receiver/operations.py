@@ -12,9 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver import episodes, guardrails
+from receiver import clock, episodes, guardrails
 from receiver.alertmanager import Alert, Notification
 from receiver.calls import Call, call_of
+from receiver.durations import format_duration
 from receiver.errors import OperationError
 from receiver.guardrails import Asking
 from receiver.intake import Counts, Intake, Routed, intake_of
@@ -27,9 +28,10 @@ from receiver.journal.reading import find_rejected
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
 from receiver.plugins import Actions, catalog_of, rules_as_far_as_loaded
-from receiver.policies import Rules, target_of
+from receiver.policies import Rules, runs_alone
 from receiver.routing import Catalog, route
 from receiver.settings import Settings
+from receiver.subject import target_of
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,20 @@ class Operations:
         key = (run["source"], run["fingerprint"], run["episode_action"])
         row = next(iter(_rows(connection, *key)), None)
         staleness = self.rules.policy(run["action"]).max_staleness
-        reported = max(row.seen_at, run["retried_at"] or row.seen_at) if row else now
-        if row is not None and run["kind"] != "resolved" and reported < now - staleness:
+        reports = [row.seen_at, run["retried_at"]] if row else []
+        counted = [clock.past(at, now) for at in reports]
+        is_fresh = any(at is not None and at >= now - staleness for at in counted)
+        if row is not None and run["kind"] != "resolved" and not is_fresh:
             return (
                 f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
-                f"ago than max_staleness ({guardrails.text(staleness)}): it waits for a report"
+                f"ago than max_staleness ({format_duration(staleness)}): it waits for a report"
             )
         busy = past.running_in_all
+        if busy and runs_alone(run["interruptions"]):
+            return (
+                f"its workers died {run['interruptions']} times during its attempts, so it runs "
+                f"alone: it waits until a worker has nothing under way; {busy} runs are running"
+            )
         if busy >= self._settings.worker_threads * len(workers):
             return f"waits for a free thread of a worker: {busy} runs are running"
         return self._verdict(

@@ -17,7 +17,7 @@ from receiver import hookspecs, plainjson
 from receiver.declarations import Setting, declared, is_missing, nearest, resolve
 from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
-from receiver.policies import Policy, Rules
+from receiver.policies import Policy, Rules, describe_unknown_key
 from receiver.routing import Catalog
 from receiver.settings import Settings, policy_of
 
@@ -214,7 +214,7 @@ def _load(candidate: Candidate, settings: Settings, actions: Actions) -> Plugin:
         if "default_policy" in hooks:
             suited = _call_alone(implementation, "default_policy", {"settings": values}) or {}
             _, problems = policy_of(name, [suited])
-            problems += [f"{key} is not a key of a policy" for key in suited if key not in KEYS]
+            problems += [describe_unknown_key(key) for key in suited if key not in KEYS]
             if problems:
                 return broken(f"default_policy(): {'; '.join(problems)}")
             plugin = replace(plugin, default_policy=suited)

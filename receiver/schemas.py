@@ -25,11 +25,14 @@ _MEANINGS = {
     "effect": "what it did to the alert: effective, ineffective or unverified",
     "episode_action": "the action of the episode; another than `action` for an escalation",
     "held_by": "the guardrail that delays it",
+    "interruptions": "how many workers died during its attempts since a person's last retry",
     "kind": f"why the run exists: {', '.join(KINDS)}",
     "ordinal": "which of several of its kind",
     "outcome": f"how it ended: {', '.join(OUTCOMES)}",
     "reason": "why it is in its state, as it was written then",
     "result": "what the action returned",
+    "saved_state": "what an attempt saved for the next one",
+    "scheduled_at": "when `due_at` or `expires_at` was computed; null where neither was",
     "starts_at": "since when the alert fires",
     "state": f"one of {', '.join(STATES)}",
     "target": "what is acted on, as limits count it",
@@ -71,7 +74,7 @@ def _field_of(column: sa.Column[Any]) -> fields.Field[Any]:
         more["metadata"] = {"description": _MEANINGS[column.name]}
     if column.name in ("alert", "call"):
         return fields.Dict(keys=fields.String(), **more)
-    if column.name == "result":
+    if column.name in ("result", "saved_state"):
         return fields.Raw(**more)
     if isinstance(column.type, Instant):
         return instant(**more)

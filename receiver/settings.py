@@ -23,7 +23,7 @@ from receiver.declarations import (
     setting,
 )
 from receiver.errors import SettingsError
-from receiver.policies import Limits, Policy
+from receiver.policies import Limits, Policy, describe_unknown_key, removed_key
 
 # Kubernetes adds such variables to every pod for a Service called `receiver` or `receiver-…`.
 _INJECTED = re.compile(r"RECEIVER_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
@@ -340,6 +340,9 @@ def _policies(
         else:
             if _INJECTED.fullmatch(name):
                 continue
+            if removed := removed_key(words):
+                problems.append(f"{name}: {describe_unknown_key(removed)}")
+                continue
             problems.append(
                 f"{name}: is not RECEIVER_ACTION_<NAME>_<KEY>; the keys are "
                 + ", ".join(sorted(key.upper() for key in keys))
@@ -347,7 +350,7 @@ def _policies(
     for action, values in section.items():
         raw.setdefault(action, {})["file"] = dict(values)
         problems += [
-            f"receiver.toml: [actions.{action}] {key} is not a key of a policy{nearest(key, keys)}"
+            f"receiver.toml: [actions.{action}] {describe_unknown_key(key)}"
             for key in values
             if key not in keys
         ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.declarations import Backoff, Breaker, Setting, Window
-from receiver.guardrails import text
+from receiver.durations import format_duration
 
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -17,13 +17,13 @@ def as_written(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, timedelta):
-        return text(value)
+        return format_duration(value)
     if isinstance(value, Backoff):
-        return f"{text(value.first)}..{text(value.longest)}"
+        return f"{format_duration(value.first)}..{format_duration(value.longest)}"
     if isinstance(value, Breaker):
-        return f"{value.failures} failures, {text(value.pause)}"
+        return f"{value.failures} failures, {format_duration(value.pause)}"
     if isinstance(value, Window):
-        return f"{value.number}/{text(value.period)}"
+        return f"{value.number}/{format_duration(value.period)}"
     # An address is a tuple, too, but one that knows how it is written.
     if isinstance(value, tuple) and type(value).__str__ is tuple.__str__:
         return ", ".join(as_written(one) for one in value)

@@ -32,7 +32,7 @@ _COMMANDS = {
     "approve": ("operating", "Let a run that waits for approval run."),
     "reject": ("operating", "Cancel a run that waits for approval."),
     "pause": ("operating", "Start no run of an action, or of any."),
-    "resume": ("operating", "Take a pause away."),
+    "resume": ("operating", "Take a pause away, and reset a breaker."),
     "replay": ("operating", "Route a rejected alert again."),
     "rule": ("rules", "Print alert rules: on a threshold, or on the receiver itself."),
     "migrate": ("migrating", "Turn metric-reader's configuration into what replaces it."),

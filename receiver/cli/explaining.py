@@ -9,8 +9,8 @@ import click
 from receiver.cli.opened import json_option, opened, print_json
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
+from receiver.durations import format_duration
 from receiver.errors import ReceiverError
-from receiver.guardrails import text
 from receiver.journal.reading import Row
 from receiver.settings import Settings
 
@@ -64,7 +64,7 @@ def _show(one: Row) -> None:
     lines = [f"{name} ({one['status']}) {to}", f"  {one['episode']}: {one['reason']}"]
     call = one["arguments"]
     if call is not None:
-        lasted = text(timedelta(seconds=call["duration_seconds"]))
+        lasted = format_duration(timedelta(seconds=call["duration_seconds"]))
         lines.append(
             f"  execute(metric_name={call['metric_name']!r}, value={float(call['value']):g}, "
             f"threshold={call['threshold']!r}, duration={lasted})"

@@ -75,7 +75,10 @@ def pause(
 @json_option
 @settings_options
 def resume(settings: Settings, action: str | None, as_json: bool) -> None:
-    """Take the pause of ACTION, or of all actions, away; what waited starts."""
+    """Take the pause of ACTION, or of all actions, away; what waited starts.
+
+    With ACTION also reset its breaker: earlier failures do not count any more.
+    """
     with opened(settings) as desk:
         _say(desk.resume(action), as_json)
 

@@ -23,7 +23,8 @@ from receiver.journal import changes, tables
 from receiver.journal.dialects import DIALECTS, Key
 from receiver.journal.journal import Journal
 from receiver.journal.prepared import Prepared
-from receiver.policies import Rules, target_of
+from receiver.policies import Rules
+from receiver.subject import target_of
 
 # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999. Each has its statement.
 _CHUNKS = (1, 16, 400)
@@ -36,7 +37,7 @@ _EPISODE_NAMES = (
 _RUN_NAMES = (
     "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "episode_action", "target",
     "alert_name", "alert", "receiver", "external_url", "created_at", "received_at", "due_at",
-    "traceparent", "state", "reason", "approval", "expires_at",
+    "traceparent", "state", "reason", "approval", "expires_at", "scheduled_at",
 )  # fmt: skip
 _REJECTED_NAMES = (
     "source", "fingerprint", "name", "rule", "starts_at", "alert_name", "alert", "receiver",

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from receiver.clock import latest_past
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.reading import Row
@@ -101,10 +102,16 @@ def _ended(connection: Connection, now: datetime) -> Mapping[str, Any]:
     )
     query = (
         sa.select(runs.c.action, hours_ago, runs.c.outcome, sa.func.count())
-        .where(_is_in("finished"), runs.c.finished_at > began, runs.c.finished_at <= now)
+        .where(
+            _is_in("finished"),
+            runs.c.finished_at > began,
+            runs.c.finished_at <= latest_past(now),
+        )
         .group_by(runs.c.action, "hours_ago", runs.c.outcome)
     )
     found: dict[str, dict[int, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
     for action, hours, outcome, number in connection.execute(query):
-        found[action][HOURS - 1 - int(hours)][outcome] = number
+        # What is a little ahead counts as now.
+        hour = HOURS - 1 - max(int(hours), 0)
+        found[action][hour][outcome] = found[action][hour].get(outcome, 0) + number
     return found

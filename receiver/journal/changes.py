@@ -24,7 +24,9 @@ from receiver.guardrails import Verdict
 from receiver.journal.dialects import Key
 from receiver.journal.journal import Journal
 from receiver.journal.tables import AT_ONCE, runs
-from receiver.policies import Policy, Rules, target_of
+from receiver.journal.tables import episodes as episode_rows
+from receiver.policies import Policy, Rules
+from receiver.subject import target_of
 
 # What a run of the same episode copies from the one before it.
 _COPIED = (
@@ -77,6 +79,22 @@ def _key(row: Episode) -> Key:
     return (row.source, row.fingerprint, row.action)
 
 
+def latest_episode(journal: Journal, connection: Connection, run: Any) -> Episode | None:
+    """Return the row of a run's episode, locked; None when a newer episode has its place."""
+    row = episode_rows
+    query = sa.select(
+        row.c.source, row.c.fingerprint, row.c.action, row.c.starts_at, row.c.mark_at,
+        row.c.seen_at, row.c.receiver, row.c.closed_at, row.c.ends_at, row.c.round,
+    ).where(
+        row.c.source == run.source,
+        row.c.fingerprint == run.fingerprint,
+        row.c.action == run.episode_action,
+        row.c.starts_at == run.starts_at,
+    )  # fmt: skip
+    found = connection.execute(journal.dialect.for_update(query)).first()
+    return None if found is None else Episode(*found)
+
+
 def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool:
     """Whether a run for this very startsAt was ever accepted."""
     source, fingerprint, action = key
@@ -91,17 +109,28 @@ def has_fired_run(connection: Connection, key: Key, starts_at: datetime) -> bool
     return connection.execute(query).first() is not None
 
 
-def awaiting_approval(asked: Verdict) -> dict[str, object]:
+def awaiting_approval(asked: Verdict, now: datetime) -> dict[str, object]:
     """Return the columns of a run that waits for a person."""
-    return {"state": "awaiting_approval", "approval": "required", "expires_at": asked.until}
+    return {
+        "state": "awaiting_approval",
+        "approval": "required",
+        "expires_at": asked.until,
+        "scheduled_at": now,
+    }
 
 
 def first_state(policy: Policy, is_dry_run: bool, reason: str, now: datetime) -> dict[str, object]:
     """Return the state columns of a new run: queued, or waiting for a person's approval."""
     if policy.approval == "required" and not is_dry_run:
         asked = guardrails.ask(policy, now)
-        return {"reason": asked.reason, **awaiting_approval(asked)}
-    return {"state": "queued", "reason": reason, "approval": None, "expires_at": None}
+        return {"reason": asked.reason, **awaiting_approval(asked, now)}
+    return {
+        "state": "queued",
+        "reason": reason,
+        "approval": None,
+        "expires_at": None,
+        "scheduled_at": None,
+    }
 
 
 def apply(
@@ -123,7 +152,9 @@ def apply(
             case Postpone():
                 later = sa.update(runs).where(runs.c.id == change.run_id)
                 connection.execute(
-                    later.values(due_at=change.due_at, held_since=None, held_by=None)
+                    later.values(
+                        due_at=change.due_at, scheduled_at=now, held_since=None, held_by=None
+                    )
                 )
 
 
@@ -154,7 +185,7 @@ _PUT_BACK = (
         held_by=None,
         **{
             name: sa.bindparam(f"new_{name}")
-            for name in ("state", "reason", "due_at", "expires_at")
+            for name in ("state", "reason", "due_at", "expires_at", "scheduled_at")
         },
     )
 )
@@ -168,7 +199,7 @@ def _put_back(
         some = {change.run_id: change for change in changes[start : start + _CHUNK]}
         query = sa.select(
             runs.c.id, runs.c.action, runs.c.approval, runs.c.held_since, runs.c.due_at,
-            runs.c.expires_at,
+            runs.c.expires_at, runs.c.scheduled_at,
         ).where(runs.c.id.in_(some))  # fmt: skip
         values = [
             _waiting_again(run, some[run.id], rules, now) for run in connection.execute(query)
@@ -189,6 +220,8 @@ def _waiting_again(run: Any, change: PutBack, rules: Rules, now: datetime) -> di
         "new_reason": first["reason"],
         "new_due_at": due_at,
         "new_expires_at": first["expires_at"] or run.expires_at,
+        # A due time that is kept keeps the time at which it was computed.
+        "new_scheduled_at": now if first["expires_at"] or change.due_at else run.scheduled_at,
     }
 
 
@@ -215,6 +248,8 @@ def _create(
         "target": target_of(policy, values["source"], values["fingerprint"], alert.labels),
         **first_state(policy, is_covered or is_dry_run, change.reason, now),
     }
+    if change.due_at is not None:
+        values["scheduled_at"] = now
     if is_covered:
         values["approval"] = approval
     if change.cancelled_by is not None:

@@ -39,11 +39,17 @@ class Claims:
 
 
 def claim_due_runs(
-    journal: Journal, owner: str, actions: Iterable[str], slots: int, rules: Rules
+    journal: Journal,
+    owner: str,
+    actions: Iterable[str],
+    slots: int,
+    rules: Rules,
+    *,
+    under_way: int = 0,
 ) -> Claims:
     """Claim due runs in a transaction of their own; see `claim_in`."""
     with journal.writing() as connection:
-        return claim_in(journal, connection, owner, actions, slots, rules)
+        return claim_in(journal, connection, owner, actions, slots, rules, under_way=under_way)
 
 
 def claim_in(
@@ -53,6 +59,8 @@ def claim_in(
     actions: Iterable[str],
     slots: int,
     rules: Rules,
+    *,
+    under_way: int = 0,
 ) -> Claims:
     """Claim due runs of these actions for `owner`, at most `slots` in all.
 
@@ -62,6 +70,9 @@ def claim_in(
     Everything is counted under the one claim lock, so that no limit is exceeded by however many
     claim at a time. A run whose alert was not reported for `max_staleness` waits until it is. At
     the first claim the arguments are worked out, and kept with the run.
+
+    A run that must run alone is claimed alone, by a worker that has no attempt under way
+    (`under_way`). From its turn on nothing else is claimed, so that the worker becomes free.
     """
     journal.dialect.lock_claims(connection)
     now = journal.now(connection)
@@ -89,15 +100,20 @@ def claim_in(
             now,
         )
         if verdict.kind == "run":
+            if run.runs_alone and (claimed or under_way):
+                break
             claimed.append(run)
             past.note_start(run.action, run.target, run.is_start)
+            if run.runs_alone:
+                break
         elif verdict.kind != "wait":
             moved.append((run.id, verdict))
             _move(journal, connection, run, verdict, rules, now)
     if claimed:
         claimed = _mark_claimed(connection, owner, claimed, now)
     # What was claimed keeps its target busy: the next look sees past others of that target.
-    return Claims(claimed, moved, bool(moved) or (bool(claimed) and due.is_cut))
+    is_cut = bool(claimed) and due.is_cut and not claimed[-1].runs_alone
+    return Claims(claimed, moved, bool(moved) or is_cut)
 
 
 def _move(
@@ -111,9 +127,13 @@ def _move(
     """Write that a run is delayed, skipped or not approved, and why; a skipped one escalates."""
     values: dict[str, Any] = {"reason": verdict.reason, "held_by": verdict.guardrail}
     if verdict.kind == "ask":
-        values |= changes.awaiting_approval(verdict)
+        values |= changes.awaiting_approval(verdict, now)
     elif verdict.kind == "delay":
-        values |= {"due_at": verdict.until, "held_since": run.held_since or now}
+        values |= {
+            "due_at": verdict.until,
+            "held_since": run.held_since or now,
+            "scheduled_at": now,
+        }
     else:
         values |= {"state": "finished", "outcome": "skipped", "finished_at": now}
     connection.execute(sa.update(runs).where(runs.c.id == run.id).values(values))
@@ -132,10 +152,8 @@ _MARK_CLAIMED = (
         state="running",
         owner=sa.bindparam("claimed_by"),
         attempts=sa.bindparam("attempt"),
-        started_at=sa.case(
-            (runs.c.attempts > runs.c.attempts_before, runs.c.started_at),
-            else_=sa.bindparam("now", type_=Instant()),
-        ),
+        started_at=sa.bindparam("since", type_=Instant()),
+        scheduled_at=None,
         dry_run=sa.bindparam("dry"),
         counted=sa.bindparam("has_counted"),
         call=sa.bindparam("arguments"),
@@ -159,7 +177,7 @@ def _mark_claimed(
                 "run_id": run.id,
                 "attempt": run.attempt,
                 "claimed_by": owner,
-                "now": now,
+                "since": run.running_since,
                 "dry": run.is_dry_run,
                 "has_counted": run.was_counted or run.is_start,
                 "arguments": run.call,

@@ -10,19 +10,23 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from receiver.alertmanager import Alert
+from receiver.clock import latest_past, past
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
 from receiver.journal.tables import AT_ONCE, Instant, holds, lasts, runs
 from receiver.journal.tables import episodes as episode_rows
-from receiver.policies import Rules, idempotency_key
+from receiver.policies import Rules, running_since, runs_alone
+from receiver.subject import idempotency_key
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run that this process must now attempt; `attempt` counts from 1.
 
-    `attempts_before` were made before a person asked for more. `was_counted`: this is another
-    attempt of what limits have counted already.
+    `attempts_before` use up none of `max_attempts`. `was_counted`: limits have counted an earlier
+    attempt as the start of the run. `saved_state` is the JSON text that an earlier attempt saved.
+    `running_since` is the time of the first attempt since a person last asked for a retry, and
+    `interruptions` the number of deaths of workers since then.
     """
 
     id: int
@@ -48,6 +52,9 @@ class ClaimedRun:
     approval: str | None
     is_dry_run: bool
     was_counted: bool
+    saved_state: str | None
+    running_since: datetime
+    interruptions: int
 
     @property
     def waits_since(self) -> datetime:
@@ -58,6 +65,11 @@ class ClaimedRun:
     def is_start(self) -> bool:
         """Whether limits count this attempt as the start of its run."""
         return not (self.is_dry_run or self.was_counted)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether its worker executes nothing else meanwhile."""
+        return runs_alone(self.interruptions)
 
     @property
     def idempotency_key(self) -> str:
@@ -75,7 +87,7 @@ _CLAIMED = [
         "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
         "alert_name", "alert", "receiver", "external_url", "traceparent", "received_at",
         "created_at", "due_at", "held_since", "call", "attempts", "attempts_before", "approval",
-        "counted",
+        "counted", "saved_state", "interruptions", "started_at", "retried_at",
     )
 ]  # fmt: skip
 
@@ -111,7 +123,8 @@ class Due:
                     some = self._find(query, action)
                     self.is_cut = self.is_cut or len(some) == self._most
                     found += some
-        return sorted(found, key=lambda run: (run.waits_since, run.id))
+        # What a clock created that was ahead has waited at least until now.
+        return sorted(found, key=lambda run: (min(run.waits_since, self._now), run.id))
 
     def _find(self, query: sa.Select[Any], action: str) -> list[ClaimedRun]:
         rules = self._rules
@@ -120,11 +133,15 @@ class Due:
             "of_action": action,
             "now": self._now,
             "fresh_since": self._now - rules.policy(action).max_staleness,
+            "latest": latest_past(self._now),
             "most": self._most,
         }
         found: list[ClaimedRun] = []
         for one in self._connection.execute(query, bound):
             values = {**one._mapping, "call": one.call or ""}
+            values["held_since"] = past(one.held_since, self._now)
+            since = running_since(values.pop("started_at"), values.pop("retried_at"), self._now)
+            values["running_since"] = since or self._now
             dry = rules.policy(action).dry_run or rules.dry_run
             if not dry and "action_dry_run" in one.alert:
                 dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
@@ -180,7 +197,10 @@ def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
     # What a person asks for is as good as a report.
     fresh_since: sa.BindParameter[Any] = sa.bindparam("fresh_since", type_=Instant())
-    fresh = (row.c.seen_at >= fresh_since) | (runs.c.retried_at >= fresh_since)
+    latest: sa.BindParameter[Any] = sa.bindparam("latest", type_=Instant())
+    fresh = row.c.seen_at.between(fresh_since, latest) | runs.c.retried_at.between(
+        fresh_since, latest
+    )
     return (
         sa.select(*_CLAIMED)
         .select_from(runs.outerjoin(row, same_row))
@@ -196,7 +216,6 @@ def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
                 busy.c.target == runs.c.target,
             ),
             ~sa.exists().where(
-                holds.c.kind == "pause",
                 holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
                 lasts(sa.bindparam("now")),
             ),

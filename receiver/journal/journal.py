@@ -30,6 +30,8 @@ class Journal:
     """
 
     wrote: Callable[[float, bool], None] | None = None
+    # Since when waits were found to lie ahead, on the monotonic clock; see receiver.journal.clock.
+    ahead_since: float | None = None
 
     def __init__(
         self,

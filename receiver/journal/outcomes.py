@@ -5,7 +5,7 @@ effect of a process that was frozen and wakes too late it cannot undo.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +13,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from receiver import episodes
-from receiver.episodes import Episode, EpisodeRun
+from receiver.episodes import EpisodeRun
 from receiver.journal import changes
 from receiver.journal.journal import Journal
 from receiver.journal.tables import Instant, attempts, runs
-from receiver.journal.tables import episodes as episode_rows
 from receiver.journal.tables import routes as route_rows
-from receiver.policies import AttemptEnd, Next, Rules, after_attempt
+from receiver.policies import (
+    AttemptEnd,
+    AttemptOutcome,
+    Next,
+    Rules,
+    RunProgress,
+    after_attempt,
+    counted_end,
+    running_since,
+)
 
 # A row of `runs`: its columns are attributes.
 Row = Any
@@ -76,11 +84,34 @@ def record_in(
     recorded = []
     # In key order, as everyone who locks episodes does.
     for run, one in _owned(connection, owner, ended):
-        step = None if run is None else _end(journal, connection, run, one, rules, now, jitter)
-        recorded.append(Recorded(one, step))
-    if ends := [_attempt_values(one.ended, now) for one in recorded if one.next is not None]:
-        connection.execute(_END_ATTEMPT, ends)
+        if run is None:
+            recorded.append(Recorded(one, None))
+            continue
+        end = counted_end(one.end, run.interruptions)
+        interruptions = run.interruptions + one.end.is_interruption
+        counted = replace(one, end=end)
+        step = _end(journal, connection, run, counted, interruptions, rules, now, jitter)
+        recorded.append(Recorded(counted, step))
+    _end_attempts(connection, [one.ended for one in recorded if one.next is not None], now)
     return recorded
+
+
+def _end_attempts(connection: Connection, ended: Sequence[Ended], now: datetime) -> None:
+    if not ended:
+        return
+    connection.execute(_END_ATTEMPT, [_attempt_values(one, now) for one in ended])
+    polled = [
+        {"of_run": one.run_id, "made": one.attempt}
+        for one in ended
+        if one.end.outcome is AttemptOutcome.STILL_RUNNING
+    ]
+    if polled:
+        connection.execute(_FORGET_POLLS, polled)
+    unbegun = [
+        {"of_run": one.run_id, "made": one.attempt} for one in ended if not one.end.has_begun
+    ]
+    if unbegun:
+        connection.execute(_FORGET_START, unbegun)
 
 
 def _attempt_values(one: Ended, now: datetime) -> dict[str, Any]:
@@ -111,7 +142,7 @@ def _owned(
 _OWNED = sa.select(
     runs.c.id, runs.c.source, runs.c.fingerprint, runs.c.action, runs.c.episode_action,
     runs.c.starts_at, runs.c.kind, runs.c.ordinal, runs.c.attempts, runs.c.attempts_before,
-    runs.c.dry_run, runs.c.retried_at,
+    runs.c.dry_run, runs.c.retried_at, runs.c.interruptions, runs.c.started_at,
 ).where(
     runs.c.id.in_(sa.bindparam("ids", expanding=True)),
     runs.c.owner == sa.bindparam("of_owner"),
@@ -127,12 +158,11 @@ _END_RUN = (
     .values(
         owner=None,
         due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
-        # What did nothing is none of `max_attempts`.
-        attempts_before=runs.c.attempts_before + sa.bindparam("not_begun", type_=sa.Integer()),
+        attempts_before=runs.c.attempts_before + sa.bindparam("unused", type_=sa.Integer()),
         **{
             name: sa.bindparam(name)
             for name in ("state", "outcome", "reason", "cancelled_by", "error", "result",
-                         "finished_at", "verify_at")
+                         "finished_at", "verify_at", "interruptions", "scheduled_at")
         },
     )
 )  # fmt: skip
@@ -141,6 +171,26 @@ _END_ATTEMPT = (
     .where(attempts.c.run_id == sa.bindparam("of_run"), attempts.c.number == sa.bindparam("made"))
     .values({name: sa.bindparam(name) for name in ("finished_at", "outcome", "error")})
 )
+# A job that is polled for hours must not fill the journal. The attempt that limits count stays.
+_FORGET_POLLS = sa.delete(attempts).where(
+    attempts.c.run_id == sa.bindparam("of_run"),
+    attempts.c.number < sa.bindparam("made"),
+    attempts.c.outcome == AttemptOutcome.STILL_RUNNING,
+    attempts.c.counted_at.is_(None),
+)
+# The first attempt that begins is the start of the run.
+_FORGET_START = (
+    sa.update(runs)
+    .where(
+        runs.c.id == sa.bindparam("of_run"),
+        sa.exists().where(
+            attempts.c.run_id == runs.c.id,
+            attempts.c.number == sa.bindparam("made"),
+            attempts.c.started_at == runs.c.started_at,
+        ),
+    )
+    .values(started_at=None)
+)
 
 
 def _end(
@@ -148,27 +198,31 @@ def _end(
     connection: Connection,
     run: Row,
     one: Ended,
+    interruptions: int,
     rules: Rules,
     now: datetime,
     jitter: Callable[[], float],
 ) -> Next | None:
     policy = rules.policy(run.action)
-    made = one.attempt - run.attempts_before
-    step = after_attempt(one.end, made, policy, now, jitter())
+    since = running_since(run.started_at, run.retried_at, now)
+    progress = RunProgress(one.attempt - run.attempts_before, interruptions, since)
+    step = after_attempt(one.end, progress, policy, now, jitter())
     if step.outcome == "succeeded" and run.dry_run:
         step = Next("succeeded", "a dry run: the action only said what it would do")
     resolved_after = rules.resolved_after(run.action)
     cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
     row = None
     if step.outcome != "succeeded" or cares:
-        row = latest_episode(journal, connection, run)
+        row = changes.latest_episode(journal, connection, run)
     if step.outcome != "succeeded" and (asked := _asked_to_stop(journal, connection, run)):
         step = Next("cancelled", asked)
     cancelled_by = "person" if step.outcome == "cancelled" else None
-    if step.outcome is None and (unwanted := episodes.when_retried(run.kind, row, run.retried_at)):
+    if step.outcome is None and (
+        unwanted := episodes.when_retried(run.kind, row, now, run.retried_at)
+    ):
         cancelled_by, reason = unwanted
         # Its time is kept: should the run be put back, it still waits until then.
-        step = Next("cancelled", reason, step.due_at)
+        step = replace(step, outcome="cancelled", reason=reason)
     finished = step.outcome is not None
     verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat") and not run.dry_run
     written = connection.execute(
@@ -184,7 +238,9 @@ def _end(
             "result": one.end.result,
             "finished_at": now if finished else None,
             "due": step.due_at,
-            "not_begun": int(not one.end.has_begun),
+            "scheduled_at": None if step.due_at is None else now,
+            "unused": int(not step.uses_attempt),
+            "interruptions": interruptions,
             "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
         },
     )
@@ -205,22 +261,6 @@ def _asked_to_stop(journal: Journal, connection: Connection, run: Row) -> str | 
     query = sa.select(runs.c.cancel_requested).where(runs.c.id == run.id)
     # Locked after its episode, as by everyone who locks both.
     return connection.execute(journal.dialect.for_update(query)).scalar()
-
-
-def latest_episode(journal: Journal, connection: Connection, run: Row) -> Episode | None:
-    """Return the row of a run's episode, locked; None when a newer episode has its place."""
-    row = episode_rows
-    query = sa.select(
-        row.c.source, row.c.fingerprint, row.c.action, row.c.starts_at, row.c.mark_at,
-        row.c.seen_at, row.c.receiver, row.c.closed_at, row.c.ends_at, row.c.round,
-    ).where(
-        row.c.source == run.source,
-        row.c.fingerprint == run.fingerprint,
-        row.c.action == run.episode_action,
-        row.c.starts_at == run.starts_at,
-    )  # fmt: skip
-    found = connection.execute(journal.dialect.for_update(query)).first()
-    return None if found is None else Episode(*found)
 
 
 def recover_from(
@@ -246,7 +286,7 @@ def recover_from(
             runs.c.owner == dead,
             sa.or_(runs.c.action.in_(sorted(actions)), runs.c.cancel_requested.is_not(None)),
         )
-        end = AttemptEnd("interrupted", error=f"its process ({dead}) died")
+        end = AttemptEnd(AttemptOutcome.INTERRUPTED, error=f"its process ({dead}) died")
         ended = [Ended(run_id, made, end) for run_id, made in connection.execute(query)]
         return record_in(journal, connection, dead, ended, rules, jitter)
 
@@ -267,7 +307,7 @@ def verify_due(
             .limit(limit)
         )
         for run in connection.execute(query).all():
-            row = latest_episode(journal, connection, run)
+            row = changes.latest_episode(journal, connection, run)
             route = sa.select(route_rows.c.source).where(
                 route_rows.c.source == run.source,
                 route_rows.c.receiver == (row.receiver[:200] if row else ""),

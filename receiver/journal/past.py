@@ -8,15 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from receiver.clock import latest_past
 from receiver.declarations import Window
 from receiver.guardrails import History
-from receiver.journal.tables import attempts, holds, runs
-from receiver.policies import Rules
+from receiver.journal.tables import AT_ONCE, Instant, attempts, breaker_resets, holds, runs
+from receiver.policies import BREAKER_OUTCOMES, AttemptOutcome, Rules
 
 ALL_ACTIONS = "*"
-# An attempt whose whole worker died or was stopped says nothing about the action; no more does a
-# dry run, or the `resolved` hook.
-_COUNTED = ("succeeded", "failed", "killed")
 
 
 class Past:
@@ -32,7 +30,7 @@ class Past:
         self._ends: dict[str, list[tuple[datetime, bool]]] = {}
         self._busy: set[tuple[str, str]] = set()
         self._running: dict[str, int] = defaultdict(int)
-        self._holds: dict[tuple[str, str], Any] = {}
+        self._paused: dict[str, str] = {}
         self._pauses_ended: dict[str, datetime] = {}
         self._read_running()
 
@@ -52,10 +50,9 @@ class Past:
             self._all = self._starts(sa.true(), limits.rate_limit)
         if policy.breaker is not None and action not in self._ends:
             self._ends[action] = self._latest_ends(action, policy.breaker.failures)
-        paused = self._holds.get((action, "pause")) or self._holds.get((ALL_ACTIONS, "pause"))
-        tripped = self._holds.get((action, "breaker"))
+        paused = self._paused.get(action)
         return History(
-            paused=paused.reason if paused else None,
+            paused=self._paused.get(ALL_ACTIONS) if paused is None else paused,
             target_busy=(action, target) in self._busy,
             running=self._running[action],
             running_all=self.running_in_all,
@@ -63,7 +60,6 @@ class Past:
             action_starts=self._actions.get(action, ()),
             all_starts=self._all or (),
             ends=self._ends.get(action, ()),
-            tripped_until=tripped.until if tripped else None,
             paused_until=max(
                 (one for name in (action, ALL_ACTIONS) if (one := self._pauses_ended.get(name))),
                 default=None,
@@ -90,10 +86,10 @@ class Past:
         for action, target, timed_out_at in self._connection.execute(_RUNNING):
             self._busy.add((action, target))
             self._running[action] += timed_out_at is None
-        for found in self._connection.execute(_HELD):
+        for found in self._connection.execute(_PAUSES):
             if found.until is None or found.until > self._now:
-                self._holds[found.action, found.kind] = found
-            elif found.kind == "pause":
+                self._paused[found.action] = found.reason
+            else:
                 self._pauses_ended[found.action] = found.until
 
     def _starts(self, whose: sa.ColumnElement[bool], windows: Sequence[Window]) -> list[datetime]:
@@ -101,14 +97,19 @@ class Past:
         since = self._now - max(window.period for window in windows)
         query = (
             sa.select(attempts.c.counted_at)
-            .where(whose, attempts.c.counted_at > since)
+            .where(
+                whose,
+                attempts.c.counted_at > since,
+                attempts.c.counted_at <= latest_past(self._now),
+            )
             .order_by(attempts.c.counted_at.desc())
             .limit(max(window.number for window in windows))
         )
         return list(self._connection.execute(query).scalars())
 
     def _latest_ends(self, action: str, number: int) -> list[tuple[datetime, bool]]:
-        found = self._connection.execute(_ENDS, {"of_action": action, "most": number})
+        bound = {"of_action": action, "most": number, "latest": latest_past(self._now)}
+        found = self._connection.execute(_ENDS, bound)
         return [(ended, outcome != "succeeded") for ended, outcome in found]
 
 
@@ -123,13 +124,23 @@ _RUNNING = (
     )
     .where(runs.c.state == sa.literal_column("'running'"))
 )
-_HELD = sa.select(holds)
+_PAUSES = sa.select(holds).where(holds.c.kind == "pause")
+_LATEST: sa.BindParameter[Any] = sa.bindparam("latest", type_=Instant())
+_RESET_AT = (
+    sa.select(breaker_resets.c.reset_at)
+    .where(
+        breaker_resets.c.action == sa.bindparam("of_action"), breaker_resets.c.reset_at <= _LATEST
+    )
+    .scalar_subquery()
+)
+# Not counted are a dry run and the `resolved` hook, because they say nothing about the action.
 _ENDS = (
     sa.select(attempts.c.finished_at, attempts.c.outcome)
     .where(
         attempts.c.action == sa.bindparam("of_action"),
-        attempts.c.finished_at.is_not(None),
-        attempts.c.outcome.in_(_COUNTED),
+        attempts.c.finished_at > sa.func.coalesce(_RESET_AT, sa.literal(AT_ONCE, Instant())),
+        attempts.c.finished_at <= _LATEST,
+        attempts.c.outcome.in_(BREAKER_OUTCOMES),
         attempts.c.dry_run.is_(sa.false()),
         attempts.c.kind != "resolved",
     )
@@ -137,6 +148,13 @@ _ENDS = (
     .order_by(attempts.c.finished_at.desc(), sa.desc(attempts.c.outcome == "succeeded"))
     .limit(sa.bindparam("most"))
 )
+
+
+def has_failed_last(connection: Connection, action: str, now: datetime) -> bool:
+    """Whether the latest attempt of an action that the breaker counts failed."""
+    bound = {"of_action": action, "most": 1, "latest": latest_past(now)}
+    latest = connection.execute(_ENDS, bound).first()
+    return latest is not None and latest.outcome != AttemptOutcome.SUCCEEDED
 
 
 def _cooldown(cooldown: timedelta | None) -> tuple[Window, ...]:

@@ -142,7 +142,7 @@ def audit_of(journal: Journal, run_id: int | None = None, limit: int = 100) -> l
 
 
 def list_holds(journal: Journal) -> list[Row]:
-    """Return the pauses and the breakers that abandoned attempts opened, as far as they last."""
+    """Return the pauses that last."""
     with journal.reading() as connection:
         query = sa.select(holds).where(lasts(journal.now(connection)))
         query = query.order_by(holds.c.action, holds.c.kind)

@@ -9,13 +9,13 @@ from sqlalchemy.engine import Connection
 
 from receiver import episodes
 from receiver.alertmanager import storable
+from receiver.durations import format_duration
 from receiver.errors import NotFoundError, OperationError
-from receiver.guardrails import text
 from receiver.journal import changes
 from receiver.journal.due import delay_anew, judge_anew
 from receiver.journal.journal import Journal
-from receiver.journal.past import ALL_ACTIONS
-from receiver.journal.tables import AT_ONCE, audit, holds, is_key, lasts, runs
+from receiver.journal.past import ALL_ACTIONS, has_failed_last
+from receiver.journal.tables import AT_ONCE, audit, breaker_resets, holds, is_key, lasts, runs
 
 _RETRIED = ("failed", "unknown", "cancelled", "skipped")
 
@@ -57,7 +57,9 @@ def cancel(journal: Journal, person: Person, run_id: int, reason: str = "") -> s
 def retry(journal: Journal, person: Person, run_id: int) -> str:
     """Let a finished run that did not succeed run again, with all its attempts.
 
-    To ask for it is to approve it, and as good as a report of its alert. Limits count it anew.
+    What its attempts saved stays, so that a job that was started elsewhere is not started again;
+    `max_duration` and the bound of interruptions begin anew. A retry approves the run, counts as a
+    report of its alert, and limits count it anew.
     Raises OperationError for any other run.
     """
     with journal.writing() as connection:
@@ -81,6 +83,7 @@ def retry(journal: Journal, person: Person, run_id: int) -> str:
             held_by=None,
             finished_at=None,
             attempts_before=run.attempts,
+            interruptions=0,
             retried_at=now,
             counted=False,
             approval="approved",
@@ -136,17 +139,17 @@ def pause(
         journal.dialect.lock_claims(connection)
         now = journal.now(connection)
         why = f"by {person.who}" + (f": {storable(reason)}" if reason else "")
-        hold(journal, connection, action or ALL_ACTIONS, "pause", why, now, lasting)
+        _hold(journal, connection, action or ALL_ACTIONS, why, now, lasting)
         _audit(connection, person, now, "pause", action, None, reason)
-    said = "" if lasting is None else f" for {text(lasting)}"
+    said = "" if lasting is None else f" for {format_duration(lasting)}"
     return f"{action or 'all actions'} paused{said}"
 
 
 def resume(journal: Journal, person: Person, action: str | None) -> str:
-    """Take a pause away, and close an action's breaker that abandoned attempts opened.
+    """Take a pause away, and reset the action's breaker: earlier failures do not count any more.
 
-    `action` None takes the pause of all actions away; those of single actions stay. Raises
-    OperationError when there is nothing to take away.
+    `action` None takes the pause of all actions away; those of single actions stay, and so do all
+    breakers. Raises OperationError when there is neither a pause nor a failure to forget.
     """
     name = action or ALL_ACTIONS
     with journal.writing() as connection:
@@ -154,7 +157,8 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
         journal.dialect.lock_claims(connection)
         now = journal.now(connection)
         held = set(connection.execute(sa.select(holds.c.action).where(lasts(now))).scalars())
-        if name not in held:
+        is_reset = action is not None and _reset_breaker(journal, connection, action, now)
+        if name not in held and not is_reset:
             what = f"{action} is not paused" if action else "not all actions are paused"
             others = ", ".join("all actions" if one == ALL_ACTIONS else one for one in sorted(held))
             raise OperationError(f"{what}; " + (f"paused: {others}" if held else "nothing is"))
@@ -162,24 +166,39 @@ def resume(journal: Journal, person: Person, action: str | None) -> str:
         # While it was paused, no limit delayed it.
         delay_anew(journal, connection, action, now)
         judge_anew(journal, connection, [name], held_by="breaker")
-        _audit(connection, person, now, "resume", action, None, "")
-    still = "; all actions are still paused" if action and ALL_ACTIONS in held else ""
-    return f"{action or 'all actions'} resumed{still}"
+        _audit(connection, person, now, "resume", action, None, "breaker reset" if is_reset else "")
+    if name not in held:
+        done = f"the breaker of {action} is reset"
+    else:
+        done = f"{action or 'all actions'} resumed" + (", its breaker is reset" if is_reset else "")
+    return done + ("; all actions are still paused" if action and ALL_ACTIONS in held else "")
 
 
-def hold(
+def _reset_breaker(journal: Journal, connection: Connection, action: str, now: datetime) -> bool:
+    """Forget the failures of an action; return whether its latest attempt that counts failed."""
+    if not has_failed_last(connection, action, now):
+        return False
+    insert = journal.dialect.insert(breaker_resets).values(action=action, reset_at=now)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["action"], set_={"reset_at": insert.excluded.reset_at}
+        )
+    )
+    return True
+
+
+def _hold(
     journal: Journal,
     connection: Connection,
     action: str,
-    kind: str,
     reason: str,
     now: datetime,
     lasting: timedelta | None,
 ) -> None:
-    """Hold an action back (`kind` pause or breaker), in place of an earlier hold of the kind."""
+    """Pause an action, in place of an earlier pause."""
     insert = journal.dialect.insert(holds).values(
         action=action,
-        kind=kind,
+        kind="pause",
         since=now,
         until=None if lasting is None else now + lasting,
         reason=reason,

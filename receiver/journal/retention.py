@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from receiver.clock import latest_past
 from receiver.journal.journal import Journal
 from receiver.journal.tables import attempts, episodes, rejected, runs
 
@@ -19,18 +20,24 @@ def delete_old(journal: Journal, retention: timedelta, batch: int = _BATCH) -> i
     """
     with journal.reading() as connection:
         # Many rows may have to be looked at to find a few: nobody is to wait for that.
-        before = journal.now(connection) - retention
-        conditions = _old(before)
-        found = {
-            table: list(connection.execute(sa.select(table.c.id).where(old).limit(batch)).scalars())
-            for table, old in conditions
-        }
+        now = journal.now(connection)
+        conditions = _old(now - retention, latest_past(now))
+        found = {}
+        for table, old, is_ahead in conditions:
+            query = sa.select(table.c.id).limit(batch)
+            found[table] = list(connection.execute(query.where(old)).scalars())
+            # A clock that was ahead says nothing about the age of a row; its number does: a row
+            # that was created later is old.
+            earlier = is_ahead & (table.c.id < max(found[table], default=0))
+            found[table] += connection.execute(query.where(earlier)).scalars()
     deleted = 0
     if any(found.values()):
         with journal.writing() as connection:
-            for table, old in conditions:
+            for table, old, is_ahead in conditions:
                 # It may not be old any more, or about to be put back, retried or seen.
-                old_still = sa.select(table.c.id).where(table.c.id.in_(found[table]), old)
+                old_still = sa.select(table.c.id).where(
+                    table.c.id.in_(found[table]), old | is_ahead
+                )
                 locked = journal.dialect.for_update(old_still, skip_locked=True)
                 ids = list(connection.execute(locked).scalars())
                 if table is runs:
@@ -40,8 +47,11 @@ def delete_old(journal: Journal, retention: timedelta, batch: int = _BATCH) -> i
     return deleted
 
 
-def _old(before: datetime) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
-    """Return which rows of each table are to go."""
+_Condition = sa.ColumnElement[bool]
+
+
+def _old(before: datetime, latest: datetime) -> list[tuple[sa.Table, _Condition, _Condition]]:
+    """Return which rows of each table are to go, and which of a clock that was ahead may go."""
     is_open = sa.exists().where(
         episodes.c.source == runs.c.source,
         episodes.c.fingerprint == runs.c.fingerprint,
@@ -54,11 +64,16 @@ def _old(before: datetime) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
         runs.c.fingerprint == episodes.c.fingerprint,
         runs.c.episode_action == episodes.c.action,
     )
-    old_run = sa.and_(
-        runs.c.state == sa.literal_column("'finished'"),
-        runs.c.finished_at < before,
-        runs.c.verify_at.is_(None),
-        ~is_open,
+    is_done = sa.and_(
+        runs.c.state == sa.literal_column("'finished'"), runs.c.verify_at.is_(None), ~is_open
     )
-    old_episode = sa.and_(episodes.c.closed_at.is_not(None), episodes.c.seen_at < before, ~has_run)
-    return [(runs, old_run), (episodes, old_episode), (rejected, rejected.c.seen_at < before)]
+    is_over = sa.and_(episodes.c.closed_at.is_not(None), ~has_run)
+    return [
+        (runs, is_done & (runs.c.finished_at < before), is_done & (runs.c.finished_at > latest)),
+        (
+            episodes,
+            is_over & (episodes.c.seen_at < before),
+            is_over & (episodes.c.seen_at > latest),
+        ),
+        (rejected, rejected.c.seen_at < before, rejected.c.seen_at > latest),
+    ]

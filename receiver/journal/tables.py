@@ -120,6 +120,12 @@ runs = Table(
     # The attempts made before a person asked for more; `max_attempts` counts from there.
     Column("attempts_before", Integer, nullable=False, server_default="0"),
     Column("retried_at", Instant),
+    # Deaths of workers during its attempts, since a person's last retry. They use up no attempt.
+    Column("interruptions", Integer, nullable=False, server_default="0"),
+    # JSON that an attempt saved for the next one.
+    Column("saved_state", Text),
+    # When `due_at` or `expires_at` was computed: a clock that was ahead is found by it.
+    Column("scheduled_at", Instant),
     Column("owner", String),
     Column("cancel_requested", Text),
     Column("started_at", Instant),
@@ -147,6 +153,7 @@ _partial("ix_runs_timed", "state = 'queued' AND due_at > 0", runs.c.due_at, runs
 _partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
 _partial("ix_runs_approval", "state = 'awaiting_approval'", runs.c.expires_at)
 _partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
+_partial("ix_runs_scheduled", "scheduled_at IS NOT NULL", runs.c.scheduled_at)
 _partial("ix_runs_finished", "state = 'finished'", runs.c.finished_at)
 
 attempts = Table(
@@ -162,6 +169,7 @@ attempts = Table(
     Column("started_at", Instant, nullable=False),
     # When it began, where limits count that as a start of its run: the first that was no dry run.
     Column("counted_at", Instant),
+    # Only the version before writes it; the next one drops it.
     Column("timed_out_at", Instant),
     Column("finished_at", Instant),
     Column("outcome", String),
@@ -236,8 +244,8 @@ probe = Table(
     Column("written_at", Instant, nullable=False),
 )
 
-# What holds an action (`all_actions`: every one) back: `pause` by a person, `breaker` by abandoned
-# attempts; until a time, or until it is taken away.
+# What holds an action (`*`: every action) back: a `pause` by a person, until a time or until a
+# person resumes it. The version before also writes the kind `breaker`, which has no effect.
 holds = Table(
     "holds",
     metadata,
@@ -250,8 +258,17 @@ holds = Table(
 
 
 def lasts(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
-    """Return the condition that a hold has not ended by itself."""
-    return holds.c.until.is_(None) | (holds.c.until > now)
+    """Return the condition that a row of `holds` is a pause, and has not ended by itself."""
+    return (holds.c.kind == "pause") & (holds.c.until.is_(None) | (holds.c.until > now))
+
+
+# A person closed the breaker of an action: attempts that ended before do not count for it.
+breaker_resets = Table(
+    "breaker_resets",
+    metadata,
+    Column("action", String, primary_key=True),
+    Column("reset_at", Instant, nullable=False),
+)
 
 
 def is_key(number: int) -> bool:

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry
 from receiver.intake import Counts
 from receiver.journal.due import ClaimedRun
 from receiver.metrics.instruments import make
+from receiver.policies import AttemptOutcome
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "skipped", "unknown")
-ATTEMPT_OUTCOMES = ("succeeded", "failed", "cancelled", "killed", "interrupted")
+ATTEMPT_OUTCOMES = tuple(AttemptOutcome)
 EFFECTS = ("effective", "ineffective", "unverified")
 _ANSWERS = (200, 400, 401, 403, 404, 405, 413, 415, 500, 503)
 _OTHER = "other"

@@ -92,7 +92,8 @@ INSTRUMENTS = (
     _counter(
         "receiver_attempts_total",
         "action outcome",
-        "attempts: `succeeded`, `failed`, `cancelled`, `killed` or `interrupted`",
+        "attempts: `succeeded`, `failed`, `cancelled`, `crashed`, `killed`, `interrupted`, "
+        "`stopped` or `still_running`",
     ),
     _counter(
         "receiver_attempts_abandoned_total",

@@ -156,9 +156,7 @@ class JournalState(Collector):
             age = _age(since, now)
             seen.add("receiver_running_attempt_age_seconds", age, action)
             history = past.history(action, "")
-            is_open = history.tripped_until is not None or guardrails.is_open(
-                self._rules.policy(action), history.ends
-            )
+            is_open = guardrails.is_open(self._rules.policy(action), history.ends)
             seen.add("receiver_action_paused", history.paused is not None, action)
             seen.add("receiver_breaker_open", is_open, action)
         seen.add("receiver_open_rejected_alerts", connection.execute(_OPEN_REJECTED).scalar_one())

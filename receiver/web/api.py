@@ -195,7 +195,12 @@ def _declare_acting(api: _Api) -> None:
     def pause(desk: JournalDesk, **said: Any) -> Mapping[str, str]:
         return {"done": desk.pause(**said)}
 
-    @api.post("/resume", "Take a pause away", schemas.DoneSchema, schemas.ActionBody)
+    @api.post(
+        "/resume",
+        "Take a pause away, and reset a breaker",
+        schemas.DoneSchema,
+        schemas.ActionBody,
+    )
     def resume(desk: JournalDesk, action: str | None) -> Mapping[str, str]:
         return {"done": desk.resume(action)}
 

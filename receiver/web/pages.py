@@ -23,7 +23,7 @@ from receiver.schemas import RunsQuery
 from receiver.settings import Settings, table
 from receiver.web import browsers, shown
 from receiver.web.auth import Access, Scope
-from receiver.written import as_written, setting_as_written
+from receiver.written import setting_as_written
 
 _RECENT = 20
 _ROWS = 50
@@ -93,7 +93,7 @@ def create_pages(
             actions=here.actions(),
             seen=here.activity(),
             holds=here.holds(),
-            defaults={one.name: as_written(one.default_value()) for one in _POLICY},
+            defaults={one.name: setting_as_written(one, one.default_value()) for one in _POLICY},
         )
 
     @pages.get("/rejected")

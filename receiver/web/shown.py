@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from markupsafe import Markup
 
-from receiver.guardrails import text
+from receiver.durations import format_duration
 from receiver.journal.reading import Row
 from receiver.web.charts import draw
 
@@ -93,7 +93,7 @@ def ago(value: datetime | None, now: datetime) -> str:
     distance = now - value
     if abs(distance) < timedelta(seconds=1):
         return "now"
-    said = text(_rough(abs(distance)))
+    said = format_duration(_rough(abs(distance)))
     return f"{said} ago" if distance > timedelta(0) else f"in {said}"
 
 
@@ -112,12 +112,12 @@ def lasted(began: datetime | None, ended: datetime | None) -> str:
     took = max(0.0, (ended - began).total_seconds())
     if took < 1:
         return f"{round(took * 1000)}ms"
-    return f"{took:.1f}s" if took < 10 else text(timedelta(seconds=took))
+    return f"{took:.1f}s" if took < 10 else format_duration(timedelta(seconds=took))
 
 
 def seconds(number: float | None) -> str:
     """Return a number of seconds as a duration."""
-    return "" if number is None else text(timedelta(seconds=number))
+    return "" if number is None else format_duration(timedelta(seconds=number))
 
 
 def badge(state: str) -> Markup:

@@ -1,7 +1,6 @@
 """Hands each attempt to the process that performs it, and hears how it ended.
 
-That is the performer, which has all of them in threads, or with `isolation = "process"` one of its
-own.
+That is the performer, which has all of them in threads.
 """
 
 import logging
@@ -10,25 +9,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from receiver.errors import PerformerLostError
-from receiver.journal.due import ClaimedRun
-from receiver.policies import AttemptEnd
+from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import Settings
 from receiver.tracing import Tracing
-from receiver.worker import isolation
 from receiver.worker.attempts import Attempt
 from receiver.worker.line import Cancel
-from receiver.worker.performance import traced
 from receiver.worker.performer import AT_ONCE_SECONDS, Performer
-from receiver.worker.threads import Threads
 
 # An action that honours its deadline still needs a moment to return.
 LATE_SECONDS = 0.5
 # A performer that hears nothing for so long, although nothing in it has time left, never will.
 _DEAF_SECONDS = 10.0
-CURE = '[actions.NAME] isolation = "process"'
+CURE = "let the action release the interpreter lock, or return at its deadline"
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +47,6 @@ class Dispatch:
         self._settings = settings
         self._tracing = tracing
         self._wake = wake
-        self._threads = Threads()
         self._returned: queue.SimpleQueue[Returned] = queue.SimpleQueue()
         self._deaf_told = False
         self.is_lost = False
@@ -67,11 +60,8 @@ class Dispatch:
         """Start attempts, each at once."""
         waiting: list[Attempt] = []
         for one in attempts:
-            if one.policy.isolation == "process":
-                self._threads.start(partial(self._perform_apart, one))
-            else:
-                self._performing[one.run.id, one.run.attempt] = one
-                waiting.append(one)
+            self._performing[one.run.id, one.run.attempt] = one
+            waiting.append(one)
         if waiting:
             order = self._performer.perform([one.run for one in waiting])
             for one in waiting:
@@ -106,7 +96,7 @@ class Dispatch:
             while self._performing:
                 _, attempt = self._performing.popitem()
                 has_begun = attempt.order is None
-                end = AttemptEnd("interrupted", error=str(error), has_begun=has_begun)
+                end = AttemptEnd(AttemptOutcome.INTERRUPTED, str(error), has_begun=has_begun)
                 yield Returned(attempt, end)
 
     def _note_begun(self) -> None:
@@ -120,7 +110,7 @@ class Dispatch:
 
         While an action keeps the interpreter lock, none can return.
         """
-        if attempt.policy.isolation == "process" or attempt.order is not None:
+        if attempt.order is not None:
             return False
         late = -attempt.seconds_left()
         if late < 0:
@@ -158,18 +148,10 @@ class Dispatch:
         line = self._performer.line
         return [line.fileno()], [line.fileno()] if line.is_sending else []
 
-    def _perform_apart(self, attempt: Attempt) -> None:
-        def perform(run: ClaimedRun) -> AttemptEnd:
-            return isolation.perform_in_process(attempt, run, self._settings)
-
-        end, attempt.trace_id = traced(self._tracing, attempt.run, perform)
-        self._returned.put(Returned(attempt, end))
-        self._wake()
-
 
 def _kept_from_ending(one: Returned) -> Returned:
     """Take an attempt that was told to stop for the loss of its lease for interrupted."""
-    if one.attempt.has_lost_lease and one.end.outcome == "cancelled":
+    if one.attempt.has_lost_lease and one.end.outcome is AttemptOutcome.CANCELLED:
         # Nobody wanted it stopped for good.
-        return replace(one, end=replace(one.end, outcome="interrupted"))
+        return replace(one, end=replace(one.end, outcome=AttemptOutcome.INTERRUPTED))
     return one

@@ -20,7 +20,7 @@ from receiver.context import Cancellation
 from receiver.journal.due import ClaimedRun
 from receiver.metrics import SHARED_DIRECTORY
 from receiver.plugins import load_actions, rules_of
-from receiver.policies import AttemptEnd
+from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.processes import ending, follow_parent, show_as
 from receiver.settings import Settings
 from receiver.worker.attempts import Attempt
@@ -65,7 +65,7 @@ def perform_in_process(attempt: Attempt, run: ClaimedRun, settings: Settings) ->
     except (EOFError, OSError):
         process.join(1.0)
         text = f"its process {ending(process.exitcode)} before the action returned"
-        return AttemptEnd("killed", error=text)
+        return AttemptEnd(AttemptOutcome.KILLED, error=text)
     finally:
         # A child that was told nothing else waits to be killed, so the number is still its own.
         if process.pid is not None and process.exitcode is None:
@@ -84,7 +84,7 @@ def _await_end(attempt: Attempt, ours: "Connection[object, object]") -> AttemptE
         if attempt.seconds_left() <= -_LATE_SECONDS:
             seconds = attempt.policy.timeout.total_seconds()
             text = f"killed at its deadline, after {seconds:g} s, with all it had started"
-            return AttemptEnd("killed", error=text)
+            return AttemptEnd(AttemptOutcome.KILLED, error=text)
     end = ours.recv()
     assert isinstance(end, AttemptEnd)
     return end

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,18 +15,16 @@ from functools import partial
 
 from receiver.errors import JournalDataError, JournalError
 from receiver.guardrails import Verdict
-from receiver.journal import claims, due, outcomes, reading, retention
+from receiver.journal import claims, clock, due, outcomes, reading, retention
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended, Recorded
-from receiver.journal.requests import hold
 from receiver.journal.wakeup import Ears
 from receiver.metrics.counts import WorkerCounts
-from receiver.policies import AttemptEnd
+from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import Settings
 from receiver.tracing import Tracing
-from receiver.worker import isolation
 from receiver.worker.attempts import Attempt, fields_of_row, log_end
-from receiver.worker.dispatch import CURE, Dispatch, Returned
+from receiver.worker.dispatch import Dispatch, Returned
 from receiver.worker.leases import Instance
 from receiver.worker.line import Loaded
 from receiver.worker.performance import describe_error
@@ -58,9 +55,6 @@ class Worker:
         self._journal = journal
         self._actions = sorted(loaded.actions)
         self._rules = loaded.rules
-        self._apart = [
-            one for one in self._actions if self._rules.policy(one).isolation == "process"
-        ]
         self._settings = settings
         self._counts = counts
         journal.wrote = counts.journal.wrote
@@ -76,8 +70,6 @@ class Worker:
         self._done: dict[str, float] = {}
         self._stopping = False
         self._is_worn_out = False
-        if self._apart:
-            isolation.prepare()
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -149,6 +141,7 @@ class Worker:
 
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
+        clock.correct_schedules(self._journal)
         self._recover()
         loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
@@ -182,9 +175,11 @@ class Worker:
 
     def _startable(self) -> list[str]:
         """Return the actions whose runs could begin now."""
-        return self._apart if self._dispatch.is_deaf else self._actions
+        return [] if self._dispatch.is_deaf else self._actions
 
     def _free(self) -> int:
+        if any(one.run.runs_alone for one in self._running.values()):
+            return 0
         under_way = sum(not one.is_timed_out for one in self._running.values())
         return self._settings.worker_threads - under_way
 
@@ -193,7 +188,6 @@ class Worker:
         if not self._running or not self._is_due("look", _LOOK_SECONDS):
             return
         wanted = claims.cancel_requests(self._journal, self._instance.id)
-        abandoned: Counter[str] = Counter()
         for attempt in self._running.values():
             if attempt.run.id in wanted:
                 self._dispatch.cancel(attempt, wanted[attempt.run.id])
@@ -202,26 +196,7 @@ class Worker:
                 attempt.is_timed_out = True  # Only now: what the journal missed is said again.
                 _log.error("attempt is past its deadline", extra=attempt.fields)
                 self._counts.abandoned(attempt.run.action)
-            abandoned[attempt.run.action] += attempt.is_timed_out
         self._dispatch.end_if_deaf()
-        if self._stopping:
-            return
-        for action, number in abandoned.items():
-            if number >= self._rules.policy(action).max_abandoned:
-                _log.critical(
-                    "attempts never return, so the worker is replaced",
-                    extra={"action": action, "attempts": number, "cure": CURE},
-                )
-                self._open_breaker(action)
-                self._stopping = self._is_worn_out = True
-
-    def _open_breaker(self, action: str) -> None:
-        breaker = self._rules.policy(action).breaker
-        if breaker is not None:
-            with self._journal.writing() as connection:
-                now = self._journal.now(connection)
-                reason = "attempts never returned"
-                hold(self._journal, connection, action, "breaker", reason, now, breaker.pause)
 
     def _clean(self) -> bool:
         """Delete a batch of what is old, once a minute; return whether there may be more."""
@@ -250,6 +225,7 @@ class Worker:
             )  # fmt: skip
             found = claims.claim_in(
                 self._journal, connection, self._instance.id, startable, free, self._rules,
+                under_way=len(self._running),
             )  # fmt: skip
         self._note(recorded)
         # Before anything else that may fail: what is claimed is this process's to attempt.
@@ -329,7 +305,8 @@ class Worker:
         """
         known = {*self._running, *(one.attempt.key for one in self._unrecorded)}
         if unknown := claims.attempts_of(self._journal, self._instance.id) - known:
-            end = AttemptEnd("interrupted", error="the claim was not confirmed", has_begun=False)
+            error = "the claim was not confirmed"
+            end = AttemptEnd(AttemptOutcome.INTERRUPTED, error, has_begun=False)
             recorded = self._write([Ended(*key, end) for key in sorted(unknown)])
             self._note_recovered(self._instance.id, recorded)
 
@@ -355,7 +332,7 @@ class Worker:
             _log.warning("interrupted attempt found", extra={**fields_of_row(run), **said})
             if run["action"] not in self._actions:
                 continue  # Only what is loaded is counted.
-            self._counts.attempt_ended(run["action"], "interrupted")
+            self._counts.attempt_ended(run["action"], one.ended.end.outcome)
             if step.outcome is not None:
                 self._counts.run_ended(run["action"], step.outcome, run["created_at"])
 

@@ -20,7 +20,7 @@ from receiver.errors import (
 )
 from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions
-from receiver.policies import AttemptEnd, Policy
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy
 from receiver.tracing import Tracing, trace_id_of
 from receiver.worker.attempts import fields_of
 
@@ -94,7 +94,7 @@ class Performance:
                 said = _cut(str(self._actions.call(name, "describe", self._arguments)))
             except BaseException as error:  # noqa: BLE001 - a plugin's call
                 return self._failed(error)
-        return AttemptEnd("succeeded", result=plainjson.dumps({"dry_run": said}))
+        return AttemptEnd(AttemptOutcome.SUCCEEDED, result=plainjson.dumps({"dry_run": said}))
 
     def _execute(self) -> AttemptEnd:
         hook = "resolved" if self._run.kind == "resolved" else "execute"
@@ -102,21 +102,21 @@ class Performance:
             returned = self._actions.call(self._run.action, hook, self._arguments)
         except BaseException as error:  # noqa: BLE001 - a plugin's call
             return self._failed(error)
-        return AttemptEnd("succeeded", result=_as_json(returned))
+        return AttemptEnd(AttemptOutcome.SUCCEEDED, result=_as_json(returned))
 
     def _failed(self, error: BaseException) -> AttemptEnd:
         text = describe_error(error)
         if isinstance(error, PermanentError):
-            return AttemptEnd("failed", error=text, permanent=True)
+            return AttemptEnd(AttemptOutcome.FAILED, error=text, permanent=True)
         if isinstance(error, RunCancelledError) and self._cancellation.reason is not None:
-            return AttemptEnd("cancelled", error=self._cancellation.reason)
+            return AttemptEnd(AttemptOutcome.CANCELLED, error=self._cancellation.reason)
         if isinstance(error, DeadlineExceededError):
-            return AttemptEnd("failed", error=text)
+            return AttemptEnd(AttemptOutcome.FAILED, error=text)
         if isinstance(error, TemporaryError):
             at, after = _times_named(error)
-            return AttemptEnd("failed", error=text, retry_at=at, retry_after=after)
+            return AttemptEnd(AttemptOutcome.FAILED, error=text, retry_at=at, retry_after=after)
         _log.warning("action raised an unexpected exception", exc_info=error)
-        return AttemptEnd("failed", error=text)
+        return AttemptEnd(AttemptOutcome.FAILED, error=text)
 
 
 def traced(
@@ -136,7 +136,7 @@ def traced(
                 span.fail(end.error or end.outcome)
     except Exception as error:  # noqa: BLE001 - whatever it is, the attempt has ended
         _log.exception("attempt could not be made", extra=fields)
-        end = AttemptEnd("failed", error=describe_error(error))
+        end = AttemptEnd(AttemptOutcome.FAILED, error=describe_error(error))
     return end, trace_id
 
 

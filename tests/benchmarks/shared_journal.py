@@ -12,7 +12,7 @@ from receiver.journal import claims, outcomes
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
-from receiver.policies import AttemptEnd, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Rules
 from receiver.routing import Catalog
 from tests.benchmarks.contenders import Receiver
 from tests.benchmarks.results import Figure, figure_of
@@ -111,7 +111,7 @@ def _accept(journal: Journal, fingerprint: str) -> None:
 
 def _finish(journal: Journal) -> None:
     found = claims.claim_due_runs(journal, "bench", ["a"], 1, _RULES).claimed
-    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded")) for run in found]
+    ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED)) for run in found]
     outcomes.record_ends(journal, "bench", ended, _RULES, lambda: 0.5)
 
 

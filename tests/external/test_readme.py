@@ -33,7 +33,8 @@ from receiver.journal import reading
 from receiver.journal.journal import Journal
 from receiver.metrics.instruments import INSTRUMENTS
 from receiver.plugins import load_actions, rules_of
-from receiver.policies import Policy, target_of
+from receiver.policies import Policy
+from receiver.subject import target_of
 from receiver.testing import make_alert
 from receiver.web.auth import Scope
 from receiver.web.connections import REQUEST_THREADS

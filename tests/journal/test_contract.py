@@ -14,7 +14,7 @@ from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.databases import Databases
 from tests.support.notifications import SEQUENCES, T0, alert, notification, sequence
@@ -70,7 +70,7 @@ def run_all(journal: Journal, rules: Rules = RULES) -> int:
     count = 0
     while runs := claim(journal, rules):
         for run in runs:
-            finish(journal, run, AttemptEnd("succeeded"), rules)
+            finish(journal, run, AttemptEnd(AttemptOutcome.SUCCEEDED), rules)
             count += 1
     return count
 
@@ -127,7 +127,7 @@ def test_run_is_claimed_by_one_owner_only(journal: Journal) -> None:
 def test_outcome_of_another_owner_or_attempt_is_not_written(journal: Journal) -> None:
     accept(journal, alert())
     (run,) = claim(journal)
-    done = AttemptEnd("succeeded")
+    done = AttemptEnd(AttemptOutcome.SUCCEEDED)
     assert finish(journal, run, done, owner="w2") is None
     assert finish(journal, replace(run, attempt=2), done) is None
     assert states(journal) == [("fired", 0, "running", None)]
@@ -140,7 +140,7 @@ def test_failed_attempt_waits_for_its_backoff_and_runs_again(
 ) -> None:
     accept(journal, alert())
     (run,) = claim(journal)
-    step = finish(journal, run, AttemptEnd("failed", error="no"))
+    step = finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, error="no"))
     assert step.outcome is None
     assert step.due_at == clock.now + timedelta(seconds=0.5)
     assert claim(journal) == []
@@ -156,7 +156,7 @@ def test_attempts_are_used_up_and_the_run_fails(journal: Journal, clock: Clock) 
     for attempt in (1, 2, 3):
         (run,) = claim(journal)
         assert run.attempt == attempt
-        step = finish(journal, run, AttemptEnd("failed", error="no"))
+        step = finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, error="no"))
         clock.move(minutes=10)
     assert step.outcome == "failed"
     assert claim(journal) == []
@@ -166,23 +166,25 @@ def test_attempts_that_had_not_begun_use_up_none(journal: Journal) -> None:
     accept(journal, alert())
     for _ in range(RULES.policy("a").max_attempts):
         (run,) = claim(journal)
-        finish(journal, run, AttemptEnd("interrupted", has_begun=False))
+        finish(journal, run, AttemptEnd(AttemptOutcome.INTERRUPTED, has_begun=False))
     (run,) = claim(journal)
-    step = finish(journal, run, AttemptEnd("failed", error="no"))
+    step = finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, error="no"))
     assert (step.outcome, step.reason) == (None, "attempt 1 of 3 failed")
 
 
 def test_permanent_error_ends_the_run_at_once(journal: Journal) -> None:
     accept(journal, alert())
     (run,) = claim(journal)
-    assert finish(journal, run, AttemptEnd("failed", permanent=True)).outcome == "failed"
+    assert (
+        finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, permanent=True)).outcome == "failed"
+    )
 
 
 def test_named_retry_time_is_kept(journal: Journal, clock: Clock) -> None:
     accept(journal, alert())
     (run,) = claim(journal)
     at = clock.now + timedelta(hours=3)
-    assert finish(journal, run, AttemptEnd("failed", retry_at=at)).due_at == at
+    assert finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, retry_at=at)).due_at == at
     clock.move(hours=2.9)
     assert claim(journal) == []
     clock.move(hours=0.1)
@@ -225,7 +227,7 @@ def test_resolved_while_running_cancels_the_retry_and_a_refire_puts_it_back(
     accept(journal, alert())
     (run,) = claim(journal)
     accept(journal, alert(status="resolved"))
-    assert finish(journal, run, AttemptEnd("failed")).outcome == "cancelled"
+    assert finish(journal, run, AttemptEnd(AttemptOutcome.FAILED)).outcome == "cancelled"
     accept(journal, alert())
     clock.move(minutes=1)
     assert [one.attempt for one in claim(journal)] == [2]
@@ -260,7 +262,7 @@ def test_resolved_run_follows_when_success_comes_second(journal: Journal) -> Non
     accept(journal, alert(), rules=RESOLVING)
     (run,) = claim(journal, RESOLVING)
     accept(journal, alert(status="resolved"), rules=RESOLVING)
-    finish(journal, run, AttemptEnd("succeeded"), RESOLVING)
+    finish(journal, run, AttemptEnd(AttemptOutcome.SUCCEEDED), RESOLVING)
     assert states(journal) == [
         ("fired", 0, "finished", "succeeded"),
         ("resolved", 0, "queued", None),
@@ -302,7 +304,7 @@ def test_refire_after_a_resolved_run_that_had_not_begun_changes_nothing(
     accept(journal, alert(status="resolved"), rules=RESOLVING)
     clock.move(minutes=5)
     (run,) = claim(journal, RESOLVING)
-    finish(journal, run, AttemptEnd("interrupted", has_begun=False), RESOLVING)
+    finish(journal, run, AttemptEnd(AttemptOutcome.INTERRUPTED, has_begun=False), RESOLVING)
     accept(journal, alert(), rules=RESOLVING)
     assert states(journal) == [
         ("fired", 0, "finished", "succeeded"),
@@ -368,7 +370,7 @@ def test_failed_run_escalates_once_per_episode(journal: Journal) -> None:
     escalating = rules(escalate_to="page")
     accept(journal, alert(), rules=escalating)
     (run,) = claim(journal, escalating)
-    finish(journal, run, AttemptEnd("failed", permanent=True), escalating)
+    finish(journal, run, AttemptEnd(AttemptOutcome.FAILED, permanent=True), escalating)
     (page,) = claim(journal, escalating)
     assert (page.action, page.kind) == ("page", "escalation")
 
@@ -416,7 +418,7 @@ def test_interrupted_run_is_claimed_again_or_held_as_the_policy_says(journal: Jo
     outcomes.recover_from(journal, "w1", LOADED, RULES, lambda: 0.0)
     (again,) = claim(journal, owner="w2")
     assert again.attempt == 2
-    finish(journal, again, AttemptEnd("succeeded"), owner="w2")
+    finish(journal, again, AttemptEnd(AttemptOutcome.SUCCEEDED), owner="w2")
     accept(journal, alert("hold"), rules=holding)
     claim(journal, holding)
     outcomes.recover_from(journal, "w1", LOADED, holding, lambda: 0.0)
@@ -481,7 +483,7 @@ def test_runs_of_one_alert_never_overlap(journal: Journal) -> None:
     (first,) = claim(journal)
     accept(journal, alert(starts_at=T0 + timedelta(minutes=1)))
     assert claim(journal) == []
-    finish(journal, first, AttemptEnd("succeeded"))
+    finish(journal, first, AttemptEnd(AttemptOutcome.SUCCEEDED))
     assert len(claim(journal)) == 1
 
 
@@ -514,8 +516,8 @@ def test_attempt_that_was_taken_away_and_the_next_one_may_end_at_once(
     clock.move(hours=1)
     (second,) = claim(journal)
     ended = [
-        Ended(first.id, first.attempt, AttemptEnd("failed")),
-        Ended(second.id, second.attempt, AttemptEnd("succeeded")),
+        Ended(first.id, first.attempt, AttemptEnd(AttemptOutcome.FAILED)),
+        Ended(second.id, second.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED)),
     ]
     recorded = outcomes.record_ends(
         journal, "w1", ended[::-1] if newest_first else ended, RULES, lambda: 0.5
@@ -536,7 +538,7 @@ def test_person_who_cancels_while_a_failure_is_recorded_is_heeded(
             requests.cancel(other, Person("ann", "a test"), run.id)
             return 0.5
 
-        ended = [Ended(run.id, run.attempt, AttemptEnd("failed"))]
+        ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.FAILED))]
         (one,) = outcomes.record_ends(journal, "w1", ended, RULES, cancel_meanwhile)
         assert one.next is not None
         assert (one.next.outcome, one.next.reason) == ("cancelled", "cancelled by ann")

@@ -14,7 +14,7 @@ from receiver.journal import claims, due, outcomes, reading, retention
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
-from receiver.policies import AttemptEnd, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Rules
 from receiver.routing import Catalog
 from tests.support.grown import TABLES, multiply
 from tests.support.notifications import T0, alert, notification
@@ -35,7 +35,7 @@ def accept(journal: Journal, *alerts: dict[str, Any]) -> None:
 
 def finish_one(journal: Journal) -> None:
     (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, _RULES).claimed
-    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+    ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED))]
     outcomes.record_ends(journal, "w1", ended, _RULES, lambda: 0.5)
 
 

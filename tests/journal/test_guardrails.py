@@ -20,16 +20,16 @@ from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.policies import AttemptEnd, Limits, Next, Policy, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Limits, Next, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.notifications import T0, alert, notification
 
 LOADED = frozenset({"a", "b", "page"})
 ANN = Person("ann", "cli on desk")
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
-SUCCEEDED = AttemptEnd("succeeded")
-FAILED = AttemptEnd("failed", error="no")
-BROKEN = AttemptEnd("failed", error="no", permanent=True)
+SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
+FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
+BROKEN = AttemptEnd(AttemptOutcome.FAILED, error="no", permanent=True)
 
 
 class Clock:
@@ -412,11 +412,32 @@ def test_breaker_of_one_action_holds_no_other_back(journal: Journal, clock: Cloc
         pytest.param([FAILED, FAILED], False, id="fewer"),
         pytest.param([FAILED, SUCCEEDED, FAILED, FAILED], False, id="not in a row"),
         pytest.param([SUCCEEDED, FAILED, FAILED, FAILED], True, id="in a row"),
-        pytest.param([FAILED, BROKEN, AttemptEnd("killed")], True, id="failed in every way"),
-        pytest.param([FAILED, AttemptEnd("interrupted"), FAILED], False, id="interrupted"),
-        pytest.param([FAILED, AttemptEnd("cancelled"), FAILED], False, id="cancelled"),
         pytest.param(
-            [FAILED, FAILED, AttemptEnd("cancelled"), AttemptEnd("interrupted"), FAILED],
+            [BROKEN, AttemptEnd(AttemptOutcome.KILLED), AttemptEnd(AttemptOutcome.CRASHED)],
+            True,
+            id="failed in every way",
+        ),
+        pytest.param([FAILED, AttemptEnd(AttemptOutcome.STOPPED), FAILED], False, id="stopped"),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.STILL_RUNNING), FAILED], False, id="still running"
+        ),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.CRASHED, has_begun=False), FAILED],
+            False,
+            id="had not begun",
+        ),
+        pytest.param(
+            [FAILED, AttemptEnd(AttemptOutcome.INTERRUPTED), FAILED], False, id="interrupted"
+        ),
+        pytest.param([FAILED, AttemptEnd(AttemptOutcome.CANCELLED), FAILED], False, id="cancelled"),
+        pytest.param(
+            [
+                FAILED,
+                FAILED,
+                AttemptEnd(AttemptOutcome.CANCELLED),
+                AttemptEnd(AttemptOutcome.INTERRUPTED),
+                FAILED,
+            ],
             True,
             id="cancelled and interrupted ones do not break the row",
         ),
@@ -426,7 +447,9 @@ def test_breaker_counts_attempts_that_say_something_about_the_action(
     journal: Journal, clock: Clock, ends: Sequence[AttemptEnd], opens: bool
 ) -> None:
     for number, end in enumerate(ends):
-        run_one(journal, BREAKING, end, alert(f"broken-{number}"))
+        run = run_one(journal, BREAKING, end, alert(f"broken-{number}"))
+        if row(journal, run.id)["state"] == "queued":
+            requests.cancel(journal, ANN, run.id)
         clock.move(seconds=1)
     accept(journal, BREAKING, alert("next"))
     assert len(claim(journal, BREAKING)) == (0 if opens else 1)
@@ -446,34 +469,19 @@ def test_breaker_delays_retries_too(journal: Journal, clock: Clock) -> None:
     assert run.attempt == 3
 
 
-def test_breaker_that_abandoned_attempts_opened_delays_until_its_pause_is_over(
-    journal: Journal, clock: Clock
-) -> None:
-    by = rules()
-    with journal.writing() as connection:
-        why = "attempts never returned"
-        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
-    accept(journal, by, alert())
-    assert claim(journal, by) == []
-    assert row(journal)["reason"] == "delayed: the breaker is open: attempts never returned"
-    clock.move(minutes=10)
-    assert len(claim(journal, by)) == 1
-
-
 def test_resume_lets_what_the_breaker_delayed_start_at_once(journal: Journal, clock: Clock) -> None:
-    by = rules(cooldown=HOUR, target_labels=("host",))
+    by = rules(cooldown=HOUR, target_labels=("host",), breaker=Breaker(1, 10 * MINUTE))
     run_one(journal, by, SUCCEEDED, of_host("f0", "h0"))
     accept(journal, by, of_host("cooling", "h0"))
     claim(journal, by)
-    with journal.writing() as connection:
-        why = "attempts never returned"
-        requests.hold(journal, connection, "a", "breaker", why, clock.now, 10 * MINUTE)
-    accept(journal, by, of_host("broken", "h1"))
+    clock.move(seconds=1)
+    run_one(journal, by, BROKEN, of_host("f1", "h1"))
+    accept(journal, by, of_host("broken", "h2"))
     assert claim(journal, by) == []
     requests.resume(journal, ANN, "a")
     # Only what the breaker held: the cooldown still lasts.
     assert [run.fingerprint for run in claim(journal, by)] == ["broken"]
-    assert row(journal, 2)["due_at"] == clock.now + HOUR
+    assert row(journal, 2)["due_at"] == clock.now - SECOND + HOUR
 
 
 def test_relaxed_limit_frees_what_it_delayed_once_judged_anew(journal: Journal) -> None:
@@ -712,7 +720,7 @@ def test_dry_run_is_claimed_and_recorded_as_one(
     accept(journal, by, alert(annotations=annotations))
     (run,) = claim(journal, by)
     assert run.is_dry_run
-    said = AttemptEnd("succeeded", result='{"dry_run":"would do it"}')
+    said = AttemptEnd(AttemptOutcome.SUCCEEDED, result='{"dry_run":"would do it"}')
     finish(journal, by, run, said)
     kept = row(journal)
     assert (kept["dry_run"], kept["outcome"], kept["result"]) == (True, "succeeded", said.result)
@@ -1378,7 +1386,9 @@ def _skipped(journal: Journal, clock: Clock) -> None:
 
 def _unknown(journal: Journal, clock: Clock) -> None:
     del clock
-    run_one(journal, rules(on_interrupt="hold"), AttemptEnd("interrupted", error="it died"))
+    run_one(
+        journal, rules(on_interrupt="hold"), AttemptEnd(AttemptOutcome.INTERRUPTED, error="it died")
+    )
 
 
 def _running(journal: Journal, clock: Clock) -> None:
@@ -1393,7 +1403,7 @@ STATES: dict[str, Make] = {
     "running": _running,
     "succeeded": _ended(SUCCEEDED),
     "failed": _ended(BROKEN),
-    "cancelled": _ended(AttemptEnd("cancelled", error="stop")),
+    "cancelled": _ended(AttemptEnd(AttemptOutcome.CANCELLED, error="stop")),
     "skipped": _skipped,
     "unknown": _unknown,
 }

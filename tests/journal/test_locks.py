@@ -16,7 +16,7 @@ from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.journal.tables import runs
-from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.databases import Databases
 from tests.support.notifications import T0, alert, notification
@@ -66,7 +66,7 @@ def test_worker_that_waits_for_the_claim_lock_holds_no_run_in_its_hands(journal:
     by = Rules()
     accept(journal, by)
     (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, by).claimed
-    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+    ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED))]
 
     def turn() -> None:
         with journal.writing() as connection:
@@ -160,7 +160,7 @@ def test_attempt_marked_as_timed_out_while_its_outcome_is_recorded_blocks_nobody
     by = Rules()
     accept(journal, by)
     (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, by).claimed
-    ended = [Ended(run.id, run.attempt, AttemptEnd("succeeded"))]
+    ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED))]
     with journal.writing() as connection:
         connection.execute(sa.update(runs).where(runs.c.id == run.id).values(error="seen"))
         waiting = meanwhile(journal, lambda: claims.mark_timed_out(journal, run.id, run.attempt))

@@ -35,7 +35,8 @@ from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.policies import AttemptEnd, Policy, Rules
+from receiver.journal.saved_state import save_state
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.databases import Databases
 from tests.support.episode_model import FIVE_MINUTES, JITTER, WAITING, Identity, Model, Run
@@ -96,11 +97,13 @@ waits = st.sampled_from([NONE, NONE, 30 * SECOND, 5 * MINUTE, 10 * MINUTE])
 workers = st.sampled_from([0, 1])
 ends = st.sampled_from(
     ["succeeded", "succeeded", "succeeded"]
-    + ["failed", "failed", "permanent", "named", "named past", "stopped", "not begun"]
+    + ["failed", "failed", "permanent", "named", "named past", "asked to stop", "not begun"]
+    + ["crashed", "killed", "stopped", "still_running", "still_running", "checked late"]
 )
 scenes = st.sampled_from(
     ["fires", "fires", "resolves", "resolves", "works", "works", "waits", "waits"]
     + ["begins", "claims", "succeeds", "fails", "gives up", "dies", "never begins"]
+    + ["dies", "crashes", "is polled", "is polled", "is stopped"]
 )
 
 
@@ -132,6 +135,9 @@ happenings = {
     "frozen": st.fixed_dictionaries(
         {"which": st.integers(0, 7), "outcome": st.sampled_from(["succeeded", "failed", "late"])}
     ),
+    "save": st.fixed_dictionaries(
+        {"which": st.integers(0, 7), "job": st.integers(1, 3), "is_late": st.booleans()}
+    ),
     "ask": st.fixed_dictionaries(
         {
             "asks": st.sampled_from(["cancel", "retry", "approve", "reject"]),
@@ -147,7 +153,10 @@ happenings = {
 }
 # One rule for all: of many, hypothesis leaves out half in each story, and then little happens.
 steps = st.sampled_from(
-    ["tell"] * 4 + ["turn"] * 5 + ["play"] * 2 + ["ask", "crash", "frozen", "time_passes"]
+    ["tell"] * 4
+    + ["turn"] * 5
+    + ["play"] * 2
+    + ["ask", "crash", "crash", "frozen", "save", "time_passes"]
 ).flatmap(lambda name: st.tuples(st.just(name), happenings[name]))
 
 
@@ -157,7 +166,8 @@ def policies(max_concurrent: int) -> st.SearchStrategy[Policy]:
         Policy,
         max_attempts=st.sampled_from([2, 3]),
         backoff=st.just((10 * SECOND, MINUTE)),
-        on_interrupt=st.sampled_from(["retry", "hold"]),
+        on_interrupt=st.sampled_from(["retry", "retry", "hold"]),
+        max_duration=st.sampled_from([6 * HOUR, 15 * MINUTE]),
         max_concurrent=st.just(max_concurrent),
         breaker=st.none(),
         repeat_after=st.sampled_from([10 * MINUTE, None]),
@@ -230,7 +240,15 @@ class Story(RuleBasedStateMachine):
                 case "never begins":
                     self._end(self._running(0), ["not begun"])
                 case "dies":
+                    self._claim(0, 4)
                     self.crash(0)
+                case "crashes":
+                    self._end(self._running(0), ["crashed"])
+                case "is polled":
+                    self._claim(0, 4)
+                    self._end(self._running(0), ["still_running"])
+                case "is stopped":
+                    self._end(self._running(0), ["stopped"])
             self.check()
 
     # Alertmanager.
@@ -315,15 +333,29 @@ class Story(RuleBasedStateMachine):
         due = [one for one in self.model.runs.values() if not self.model.why_not_now(one)]
         first = min((max(one.due_at, one.created_at) for one in due), default=None)
         owner, begun = self.workers[worker], []
-        found = claims.claim_due_runs(self.journal, owner, ACTIONS, slots, self.rules)
+        under_way = len(self._running(worker))
+        alone = [one for one in due if self.model.must_run_alone(one)]
+        found = claims.claim_due_runs(
+            self.journal, owner, ACTIONS, slots, self.rules, under_way=under_way
+        )
         for one in found.claimed:
             run = self.model.runs[_identity(one)]
             assert not self.model.why_not_now(run), self.model.why_not_now(run)
             self.model.claim(run, owner)
-            assert one.attempt == len(run.attempts)
+            assert one.attempt == run.made
+            assert one.saved_state == run.saved_state
+            assert one.running_since == run.running_since
+            assert one.runs_alone == self.model.must_run_alone(run)
             begun.append(run)
         assert len(begun) <= slots
-        assert bool(begun) == bool(due), "what is due is claimed"
+        if any(one.runs_alone for one in found.claimed):
+            assert (len(begun), under_way) == (1, 0), "it runs alone"
+        if under_way and alone:
+            first_alone = min(max(one.due_at, one.created_at) for one in alone)
+            late = [one for one in begun if max(one.due_at, one.created_at) > first_alone]
+            assert not late, "nothing overtakes a run that must run alone"
+        else:
+            assert bool(begun) == bool(due), "what is due is claimed"
         order = [max(one.due_at, one.created_at) for one in begun]
         assert order == sorted(order), "what waits longest comes first"
         assert not begun or order[0] == first
@@ -340,20 +372,25 @@ class Story(RuleBasedStateMachine):
         for run, one in sorted(zip(runs, ended, strict=True), key=lambda pair: pair[0].row_key):
             way = "permanent" if one.end.permanent else one.end.outcome
             way = way if one.end.has_begun else "not begun"
-            self.model.end(run, way, one.end.retry_at)
+            pause = one.end.check_after or 30 * SECOND
+            self.model.end(run, way, one.end.retry_at, pause)
         told = {one.ended.run_id: one.next.outcome if one.next else "lost" for one in recorded}
         assert told == {self.ids[run.identity]: run.outcome for run in runs}
 
     def _ended(self, run: Run, how: str) -> Ended:
         named_at = {"named": self.now + 2 * HOUR, "named past": self.now - HOUR}.get(how)
-        end = AttemptEnd("failed", permanent=how == "permanent", retry_at=named_at)
+        end = AttemptEnd(AttemptOutcome.FAILED, permanent=how == "permanent", retry_at=named_at)
         if how == "succeeded":
-            end = AttemptEnd("succeeded")
+            end = AttemptEnd(AttemptOutcome.SUCCEEDED)
         elif how == "not begun":
-            end = AttemptEnd("interrupted", has_begun=False)
-        elif how == "stopped" and run.must_stop:
-            end = AttemptEnd("cancelled", error="a person wants it stopped")
-        return Ended(self.ids[run.identity], len(run.attempts), end)
+            end = AttemptEnd(AttemptOutcome.INTERRUPTED, has_begun=False)
+        elif how == "checked late":
+            end = AttemptEnd(AttemptOutcome.STILL_RUNNING, check_after=10 * MINUTE)
+        elif how in ("crashed", "killed", "stopped", "still_running"):
+            end = AttemptEnd(AttemptOutcome(how))
+        elif how == "asked to stop" and run.must_stop:
+            end = AttemptEnd(AttemptOutcome.CANCELLED, error="a person wants it stopped")
+        return Ended(self.ids[run.identity], run.made, end)
 
     def crash(self, worker: int) -> None:
         """A worker dies, another proves it, and a new one takes its place."""
@@ -370,13 +407,27 @@ class Story(RuleBasedStateMachine):
         running = [*self._running(0), *self._running(1)]
         if outcome == "late" and running:
             run = running[which % len(running)]
-            claims.mark_timed_out(self.journal, self.ids[run.identity], len(run.attempts))
+            claims.mark_timed_out(self.journal, self.ids[run.identity], run.made)
             run.is_timed_out = True
         elif outcome != "late" and self.reported:
             owner, ended = self.reported[-1 - which % len(self.reported)]
-            again = Ended(ended.run_id, ended.attempt, AttemptEnd(outcome))
+            again = Ended(ended.run_id, ended.attempt, AttemptEnd(AttemptOutcome(outcome)))
             (one,) = outcomes.record_ends(self.journal, owner, [again], self.rules, lambda: JITTER)
             assert one.next is None, "nothing changes any more"
+
+    def save(self, which: int, job: int, is_late: bool) -> None:
+        """An attempt saves its state; whoever owned one that is over saves too late."""
+        state = f'{{"job": {job}}}'
+        running = [*self._running(0), *self._running(1)]
+        if is_late and self.reported:
+            owner, ended = self.reported[-1 - which % len(self.reported)]
+            saved = save_state(self.journal, owner, ended.run_id, ended.attempt, state)
+            assert not saved, "nothing changes any more"
+        elif running:
+            run = running[which % len(running)]
+            run_id, owner = self.ids[run.identity], str(run.owner)
+            assert save_state(self.journal, owner, run_id, run.made, state)
+            self.model.save(run, state)
 
     # People.
 
@@ -413,10 +464,9 @@ class Story(RuleBasedStateMachine):
     def check(self) -> None:
         self.agrees = False
         runs, made, rows = self._read(tables.runs, tables.attempts, tables.episodes)
-        attempts: dict[int, list[str | None]] = {one.id: [] for one in runs}
+        attempts: dict[int, dict[int, str | None]] = {one.id: {} for one in runs}
         for one in made:
-            attempts[one.run_id].append(one.outcome)
-            assert one.number == len(attempts[one.run_id]), "each attempt exists once"
+            attempts[one.run_id][one.number] = one.outcome
         self.ids = {_identity(one): one.id for one in runs}
         assert len(self.ids) == len(runs), "no identity twice"
         found = {_identity(one): _standing(one, attempts[one.id]) for one in runs}
@@ -507,7 +557,7 @@ def _identity(one: Any) -> Identity:
     return (one.fingerprint, one.action, one.starts_at, one.kind, one.ordinal)
 
 
-def _standing(one: Any, attempts: list[str | None]) -> dict[str, Any]:
+def _standing(one: Any, attempts: dict[int, str | None]) -> dict[str, Any]:
     """Return all that matters of a run, in the journal or in the model."""
     return {
         "episode": one.episode_action,
@@ -515,6 +565,8 @@ def _standing(one: Any, attempts: list[str | None]) -> dict[str, Any]:
         "due_at": one.due_at if one.state == "queued" else None,
         "owner": one.owner,
         "attempts": attempts,
+        "interruptions": one.interruptions,
+        "saved_state": one.saved_state,
         "finished_at": one.finished_at,
         "approval": (one.approval, one.expires_at if one.state == "awaiting_approval" else None),
         "effect": (one.verify_at, one.effect, one.effect_seconds),

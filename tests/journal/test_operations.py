@@ -21,7 +21,7 @@ from receiver.journal.requests import Person
 from receiver.journal.tables import metadata
 from receiver.operations import Explained, Operations
 from receiver.plugins import catalog_of, load_actions, rules_of
-from receiver.policies import AttemptEnd
+from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import load
 from tests.support.databases import Databases
 from tests.support.elsewhere import Elsewhere
@@ -30,8 +30,8 @@ from tests.support.notifications import PAYLOADS, SEQUENCES, T0, alert, notifica
 ANN = Person("ann", "cli on desk")
 NO_WORKER = "no worker that is running has loaded the action fix_it"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-SUCCEEDED = AttemptEnd("succeeded")
-FAILED = AttemptEnd("failed", error="no")
+SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
+FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
 PLUGIN = """
 from receiver import hookimpl
 
@@ -643,6 +643,15 @@ def _no_free_thread(site: Site) -> None:
     claims.claim_due_runs(site.journal, "w1", ["fix_it"], 1, site.rules)
 
 
+def _must_run_alone(site: Site) -> None:
+    site.accept()
+    for _ in range(2):
+        site.claim()
+        outcomes.recover_from(site.journal, "w1", ["fix_it"], site.rules, lambda: 0.0)
+    site.accept(alert("f2"), action="page")
+    claims.claim_due_runs(site.journal, "w1", ["page"], 1, site.rules)
+
+
 def _accepted_dry(site: Site) -> None:
     site.configure(RECEIVER_DRY_RUN="true")
     site.accept()
@@ -671,6 +680,11 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
     "delayed and paused": (_delayed_and_paused, 2, "paused: by ann"),
     "no free thread": (
         _no_free_thread, 2, "waits for a free thread of a worker: 1 runs are running"
+    ),
+    "must run alone": (
+        _must_run_alone, 1,
+        "its workers died 2 times during its attempts, so it runs alone: it waits until a worker "
+        "has nothing under way; 1 runs are running",
     ),
     "delayed": (
         _delayed, 2,

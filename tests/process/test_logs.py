@@ -43,13 +43,11 @@ def write(directory: Path, text: str) -> str:
     return str(directory)
 
 
-@pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_every_line_that_a_plugin_logs_carries_the_fields_of_its_run(
-    start_receiver: Callable[..., Receiver], tmp_path: Path, isolation: str
+    start_receiver: Callable[..., Receiver], tmp_path: Path
 ) -> None:
     receiver = start_receiver(
         PLUGIN_DIR=write(tmp_path / "plugins", PLUGIN),
-        RECEIVER_ACTION_TALKER_ISOLATION=isolation,
     ).wait_ready()
     fingerprints = ["first", "second", "third"]
     alerts = [alert(one, labels={"action_plugin": "talker"}) for one in fingerprints]

@@ -61,11 +61,10 @@ def start(start_receiver: Callable[..., Receiver], tmp_path: Path) -> Callable[.
     return start
 
 
-@pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_one_trace_leads_from_the_header_to_what_the_plugin_does(
-    start: Callable[..., Receiver], collector: Collector, isolation: str
+    start: Callable[..., Receiver], collector: Collector
 ) -> None:
-    receiver = start(collector.url, RECEIVER_ACTION_TRACED_ISOLATION=isolation)
+    receiver = start(collector.url)
     assert receiver.post(notification(alert()), traceparent=HEADER).status_code == 200
     wait_until(lambda: len(collector.named("attempt traced")) == 2, 60)
     wait_until(lambda: len(collector.named("inside")) == 2, 60)

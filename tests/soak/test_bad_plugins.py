@@ -183,8 +183,6 @@ class Cage:
                 "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "12",
                 "RECEIVER_ACTION_NEVER_RETURNS_TIMEOUT": "300ms",
                 "RECEIVER_ACTION_RETURNS_LATE_TIMEOUT": "300ms",
-                "RECEIVER_ACTION_SEGFAULTS_ISOLATION": "process",
-                "RECEIVER_ACTION_LEAVES_A_FAMILY_ISOLATION": "process",
                 "RECEIVER_ACTION_LEAVES_A_FAMILY_TIMEOUT": "5s",
                 **policies,
                 **self.witness.environment,

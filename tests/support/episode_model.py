@@ -18,6 +18,7 @@ NOTED_EVERY = timedelta(minutes=1)
 # How much of the whole pause is waited: the part of the random generator.
 JITTER = 0.5
 WAITING = ("queued", "awaiting_approval")
+CUT_OFF = ("crashed", "killed", "interrupted", "stopped")
 
 Identity = tuple[str, str, datetime, str, int]
 
@@ -36,7 +37,7 @@ class Row:
 
 @dataclass(eq=False)
 class Run:
-    """One run; `attempts` holds how each ended, None while it is under way."""
+    """One run; `attempts` holds by number how each ended, None while it is under way."""
 
     fingerprint: str
     action: str
@@ -49,12 +50,19 @@ class Run:
     state: str = "queued"
     outcome: str | None = None
     cancelled_by: str | None = None
-    attempts: list[str | None] = field(default_factory=list)
+    attempts: dict[int, str | None] = field(default_factory=dict)
+    made: int = 0
+    # When each attempt began, and which of them limits count.
+    begun_at: dict[int, datetime] = field(default_factory=dict)
+    counted: set[int] = field(default_factory=set)
+    is_counted: bool = False
+    running_since: datetime | None = None
+    interruptions: int = 0
+    saved_state: str | None = None
     owner: str | None = None
     approval: str | None = None
     expires_at: datetime | None = None
     forgiven: int = 0
-    not_begun: int = 0
     retried_at: datetime | None = None
     must_stop: bool = False
     is_timed_out: bool = False
@@ -122,8 +130,8 @@ class Model:
                 if run.cancelled_by == "resolved":
                     self._wait_again(run)
             elif run.ordinal == row.round:
-                was_retried = bool(run.attempts) and run.retried_at is not None
-                has_begun = len(run.attempts) > run.not_begun or was_retried
+                was_retried = run.made > 0 and run.retried_at is not None
+                has_begun = run.running_since is not None or was_retried
                 self._cancel(run, "fired again")
         if has_begun:
             row.round += 1
@@ -186,37 +194,88 @@ class Model:
     def claim(self, run: Run, owner: str) -> None:
         """Begin an attempt."""
         run.state, run.owner, run.is_timed_out = "running", owner, False
-        run.attempts.append(None)
+        run.made += 1
+        run.attempts[run.made] = None
+        run.begun_at[run.made] = self.now
+        if not run.is_counted:
+            run.counted.add(run.made)
+            run.is_counted = True
+        if run.running_since is None:
+            run.running_since = self.now
 
-    def end(self, run: Run, how: str, named_at: datetime | None = None) -> None:
+    def must_run_alone(self, run: Run) -> bool:
+        """Return whether two workers died during attempts of the run."""
+        return run.interruptions >= 2
+
+    def save(self, run: Run, state: str) -> None:
+        """Keep what an attempt saves."""
+        run.saved_state = state
+
+    def end(
+        self,
+        run: Run,
+        how: str,
+        named_at: datetime | None = None,
+        check_after: timedelta = timedelta(seconds=30),
+    ) -> None:
         """End an attempt.
 
-        `how` is `succeeded`, `failed`, `permanent`, `cancelled`, `interrupted`, or `not begun`: it
-        was interrupted too, but is known to have done nothing.
+        `how` is an outcome of an attempt, `permanent` (a failure), or `not begun`: it was
+        interrupted, but is known to have done nothing.
         """
         policy = self.rules.policy(run.action)
-        made = len(run.attempts) - run.forgiven
-        recorded_as = {"permanent": "failed", "not begun": "interrupted"}
-        run.attempts[-1] = recorded_as.get(how, how)
+        if how == "interrupted":
+            # After two deaths it ran alone, so the third is its own crash.
+            how = "crashed" if self.must_run_alone(run) else "interrupted"
+            run.interruptions += 1
+        run.attempts[run.made] = {"permanent": "failed", "not begun": "interrupted"}.get(how, how)
+        if how == "still_running":
+            for number, outcome in list(run.attempts.items()):
+                if outcome == how and number < run.made and number not in run.counted:
+                    del run.attempts[number]
         run.owner = None
+        used = run.made - run.forgiven
+        if how == "not begun" and run.running_since == run.begun_at[run.made]:
+            run.running_since = None
         if how == "succeeded":
             self._finish(run, "succeeded")
         elif how == "cancelled" or run.must_stop:
             self._finish(run, "cancelled", by="person")
         elif how == "not begun":
-            run.state, run.due_at = "queued", self.now
-            run.forgiven, run.not_begun = run.forgiven + 1, run.not_begun + 1
-            self._drop_unless_wanted(run)
-        elif how == "interrupted" and policy.on_interrupt == "hold":
+            self._wait_for_free(run, self.now)
+        elif how == "still_running":
+            assert run.running_since is not None
+            until = run.running_since + policy.max_duration
+            if self.now > until:
+                self._finish(run, "failed")
+            else:
+                self._wait_for_free(run, min(self.now + check_after, until))
+        elif how in CUT_OFF and policy.on_interrupt == "hold":
             self._finish(run, "unknown")
-        elif how == "permanent" or made >= policy.max_attempts:
+        elif how == "stopped":
+            self._wait_for_free(run, self.now)
+        elif how == "interrupted":
+            pause = min(timedelta(seconds=2 ** (run.interruptions - 1)), FIVE_MINUTES)
+            if run.interruptions > 10:
+                self._finish(run, "unknown")
+            else:
+                self._wait_for_free(run, self.now + pause * JITTER)
+        elif how == "permanent" or used >= policy.max_attempts:
             self._finish(run, "failed")
+        elif run.interruptions > 10:
+            self._finish(run, "unknown")
         else:
             run.state = "queued"
             first, longest = policy.backoff
-            pause = min(first * 2 ** (made - 1), longest) * JITTER
+            pause = min(first * 2 ** (used - 1), longest) * JITTER
             run.due_at = max(named_at, self.now) if named_at else self.now + pause
             self._drop_unless_wanted(run)
+
+    def _wait_for_free(self, run: Run, due_at: datetime) -> None:
+        """Queue a run again whose attempt used up none of `max_attempts`."""
+        run.state, run.due_at = "queued", due_at
+        run.forgiven += 1
+        self._drop_unless_wanted(run)
 
     def _drop_unless_wanted(self, run: Run) -> None:
         """Cancel a run that waits for a retry when that is not wanted any more."""
@@ -302,8 +361,11 @@ class Model:
     def retry(self, run: Run) -> None:
         """Let a run run again for a person, with all its attempts."""
         self._wait_again(run)
-        run.state, run.due_at, run.forgiven = "queued", AT_ONCE, len(run.attempts)
+        run.state, run.due_at, run.forgiven = "queued", AT_ONCE, run.made
         run.must_stop, run.approval, run.retried_at = False, "approved", self.now
+        run.interruptions, run.is_counted = 0, False
+        if run.running_since is not None and run.running_since < self.now:
+            run.running_since = None
 
     def approve(self, run: Run) -> None:
         """Let a run that waits for a person run."""

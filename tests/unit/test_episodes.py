@@ -483,6 +483,7 @@ REPEAT = EpisodeRun(2, "repeat", 1, "queued", None, 0, None, False)
 RESOLVED = EpisodeRun(3, "resolved", 0, "queued", None, 0, None, False)
 ESCALATION = EpisodeRun(4, "escalation", 0, "queued", None, 0, None, False)
 BY_RESOLVED = {"state": "finished", "outcome": "cancelled", "cancelled_by": "resolved"}
+DONE_RESOLVED = replace(RESOLVED, state="finished", outcome="succeeded", attempts=1, started_at=NOW)
 AFTER = 5 * MINUTE
 NOT_STARTED = "the alert resolved before the run started"
 WAS_RETRYING = "the alert resolved while the run waited for a retry"
@@ -620,12 +621,12 @@ ANEW = "the alert fires again after its resolved run"
             [SUCCEEDED, of(RESOLVED, **BY_RESOLVED)], 0, [], id="resolved run never began",
         ),
         pytest.param(
-            [SUCCEEDED, of(RESOLVED, attempts=2, attempts_before=2)], 0,
+            [SUCCEEDED, of(RESOLVED, attempts=2)], 0,
             [Cancel(3, "fired again", "the alert fires again")],
             id="resolved run was claimed, and never began",
         ),
         pytest.param(
-            [SUCCEEDED, of(RESOLVED, attempts=1, attempts_before=1, retried_at=NOW)], 1,
+            [SUCCEEDED, of(RESOLVED, attempts=1, retried_at=NOW)], 1,
             [Cancel(3, "fired again", "the alert fires again"), Create(3, "fired", 1, ANEW)],
             id="resolved run had begun, and a person retried it",
         ),
@@ -635,21 +636,21 @@ ANEW = "the alert fires again after its resolved run"
             id="resolved run never claimed, which a person retried",
         ),
         pytest.param(
-            [SUCCEEDED, of(RESOLVED, attempts=1)], 1,
+            [SUCCEEDED, of(RESOLVED, attempts=1, started_at=NOW)], 1,
             [Cancel(3, "fired again", "the alert fires again"), Create(3, "fired", 1, ANEW)],
             id="resolved run waits for a retry",
         ),
         pytest.param(
-            [SUCCEEDED, of(RESOLVED, state="running", attempts=1)], 1,
+            [SUCCEEDED, of(RESOLVED, state="running", attempts=1, started_at=NOW)], 1,
             [Create(3, "fired", 1, ANEW)], id="resolved run under way",
         ),
         pytest.param(
-            [SUCCEEDED, of(RESOLVED, state="finished", outcome="succeeded", attempts=1)], 1,
+            [SUCCEEDED, of(DONE_RESOLVED)], 1,
             [Create(3, "fired", 1, ANEW)], id="resolved run done",
         ),
         pytest.param(
             [SUCCEEDED, of(REPEAT, **BY_RESOLVED),
-             of(RESOLVED, state="finished", outcome="failed", attempts=3)], 1,
+             of(DONE_RESOLVED, outcome="failed", attempts=3)], 1,
             [PutBack(2, FALSE_RESOLVED), Create(3, "fired", 1, ANEW)],
             id="resolved run failed",
         ),
@@ -663,7 +664,7 @@ def test_episode_that_fires_again_gets_back_exactly_what_a_resolved_took(
 
 def test_resolved_run_of_an_older_round_no_longer_counts() -> None:
     row = replace(ROW, round=1)
-    old = of(RESOLVED, state="finished", outcome="succeeded", attempts=1)
+    old = DONE_RESOLVED
 
     assert when_put_back([SUCCEEDED, old], row) == (row, [])
     assert when_put_back([SUCCEEDED, old, of(old, id=9, ordinal=1)], row) == (
@@ -835,5 +836,21 @@ def test_effect_says_whether_the_alert_resolved(
 def test_failed_attempt_is_tried_again_unless_its_episode_went_on(
     kind: str, row: Episode | None, by: str | None
 ) -> None:
-    found = when_retried(kind, row)
+    found = when_retried(kind, row, NOW)
     assert (found[0] if found else None) == by
+
+
+@pytest.mark.parametrize(
+    ("closed_at", "retried_at", "is_cancelled"),
+    [
+        pytest.param(T0, NOW, False, id="asked for after it closed"),
+        pytest.param(NOW, T0, True, id="asked for before it closed"),
+        pytest.param(NOW + timedelta(days=365), NOW, False, id="closed by a clock that was ahead"),
+    ],
+)
+def test_retry_that_a_person_asked_for_after_the_end_of_the_episode_is_tried_again(
+    closed_at: datetime, retried_at: datetime, is_cancelled: bool
+) -> None:
+    found = when_retried("fired", replace(ROW, closed_at=closed_at), NOW, retried_at)
+
+    assert (found is not None) == is_cancelled

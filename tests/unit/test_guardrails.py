@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.declarations import Breaker, Window
-from receiver.guardrails import Asking, History, Verdict, decide, is_open, text
+from receiver.guardrails import Asking, History, Verdict, decide, is_open
 from receiver.policies import Limits, Policy
 from tests.support.fuzz import examples
 from tests.support.notifications import T0
@@ -91,9 +91,7 @@ def test_run_waits_for_what_has_no_time(
     ("history", "guardrail"),
     [
         pytest.param(
-            History(
-                "by ann", True, 9, 9, ago(1), ago(1), ago(1), ends(True, True, True), T0 + HOUR
-            ),
+            History("by ann", True, 9, 9, ago(1), ago(1), ago(1), ends(True, True, True)),
             "pause",
             id="pause before all",
         ),
@@ -155,7 +153,6 @@ HALF_OPEN = Verdict(
     "wait", "breaker",
     "the breaker is half open: one run at a time shows whether the action works again",
 )  # fmt: skip
-ABANDONED = "the breaker is open: attempts never returned"
 
 
 @pytest.mark.parametrize(
@@ -187,22 +184,6 @@ ABANDONED = "the breaker is open: attempts never returned"
             FREE,
             id="half open: runs of other actions do not count",
         ),
-        pytest.param(
-            History(tripped_until=T0 + MINUTE),
-            Verdict("delay", "breaker", f"delayed: {ABANDONED}", T0 + MINUTE),
-            id="opened by abandoned attempts",
-        ),
-        pytest.param(History(tripped_until=T0), FREE, id="that pause is over"),
-        pytest.param(
-            History(tripped_until=T0 + HOUR, ends=ends(True, True, True)),
-            Verdict("delay", "breaker", f"delayed: {ABANDONED}", T0 + HOUR),
-            id="opened by both: the longer",
-        ),
-        pytest.param(
-            History(tripped_until=T0 + MINUTE, ends=ends(True, True, True)),
-            Verdict("delay", "breaker", f"delayed: {FAILED}", T0 + 9 * MINUTE),
-            id="opened by both: the longer, the other way round",
-        ),
     ],
 )
 @pytest.mark.parametrize("asking", [FIRST, AGAIN, UNDO], ids=["fired", "retry", "resolved"])
@@ -210,12 +191,6 @@ def test_open_breaker_delays_every_run_and_lets_one_through_afterwards(
     asking: Asking, history: History, expected: Verdict
 ) -> None:
     assert decide(asking, THREE, Limits(), history, T0) == expected
-
-
-def test_abandoned_attempts_hold_back_even_without_a_breaker_of_failures() -> None:
-    history = History(tripped_until=T0 + MINUTE)
-
-    assert decide(FIRST, Policy(breaker=None), Limits(), history, T0).until == T0 + MINUTE
 
 
 # Limits
@@ -444,23 +419,6 @@ def test_limited_run_is_delayed_or_skipped_as_the_policy_says(
     asking: Asking, policy: Policy, history: History, expected: Verdict
 ) -> None:
     assert decide(asking, policy, Limits(), history, T0) == expected
-
-
-@pytest.mark.parametrize(
-    ("duration", "expected"),
-    [
-        (timedelta(0), "0s"),
-        (timedelta(milliseconds=400), "0s"),
-        (timedelta(milliseconds=600), "1s"),
-        (SECOND, "1s"),
-        (90 * MINUTE, "1h30m"),
-        (HOUR + SECOND, "1h1s"),
-        (24 * HOUR, "1d"),
-        (timedelta(days=9, hours=8, minutes=7, seconds=6), "9d8h7m6s"),
-    ],
-)
-def test_duration_is_written_as_a_user_would(duration: timedelta, expected: str) -> None:
-    assert text(duration) == expected
 
 
 # In any order: decide() is fed with the history that its own verdicts make
@@ -731,3 +689,100 @@ def test_breaker_pauses_after_failures_and_lets_one_at_a_time_through_until_one_
             assert started == []
         else:
             assert len(started) == min(1, due)
+
+
+# Clocks that were ahead
+
+A_YEAR = timedelta(days=365)
+LIMITED = Policy(
+    cooldown=HOUR,
+    rate_limit=(Window(2, HOUR),),
+    overall_rate_limit=(Window(2, HOUR),),
+    breaker=Breaker(3, 10 * MINUTE),
+)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param(History(target_starts=[T0 + A_YEAR]), id="cooldown"),
+        pytest.param(History(target_starts=[T0 + A_YEAR, T0 + A_YEAR - SECOND]), id="rate_limit"),
+        pytest.param(History(action_starts=[T0 + A_YEAR] * 2), id="overall_rate_limit"),
+        pytest.param(History(all_starts=[T0 + A_YEAR] * 2), id="limits of all actions"),
+        pytest.param(History(ends=[(T0 + A_YEAR, True)] * 3), id="breaker"),
+        pytest.param(
+            History(ends=[(T0 + A_YEAR, True), *ends(True, True)]), id="breaker, one failure ahead"
+        ),
+        pytest.param(History(target_starts=[T0 + MINUTE + MICROSECOND]), id="just too far ahead"),
+    ],
+)
+def test_what_a_clock_recorded_that_was_ahead_holds_nothing_back(history: History) -> None:
+    limits = Limits(rate_limit=(Window(2, HOUR),))
+
+    assert decide(FIRST, LIMITED, limits, history, T0) == FREE
+
+
+@pytest.mark.parametrize("ahead", [MICROSECOND, 2 * SECOND, MINUTE])
+@pytest.mark.parametrize(
+    "history_of",
+    [
+        pytest.param(lambda at: History(target_starts=[at]), id="cooldown"),
+        pytest.param(lambda at: History(action_starts=[at, at]), id="overall_rate_limit"),
+        pytest.param(lambda at: History(ends=[(at, True)] * 3), id="breaker"),
+    ],
+)
+def test_step_back_of_the_clock_by_seconds_opens_no_limit(
+    history_of: Callable[[datetime], History], ahead: timedelta
+) -> None:
+    found = decide(FIRST, LIMITED, Limits(), history_of(T0 + ahead), T0)
+
+    assert found.kind == "delay"
+    # It counts as now: the step back does not make the wait longer.
+    assert found == decide(FIRST, LIMITED, Limits(), history_of(T0), T0)
+
+
+def test_delay_that_a_clock_ahead_began_begins_now() -> None:
+    history = History(target_starts=ago(1))
+    asking = Asking(held_since=T0 + A_YEAR)
+
+    found = decide(asking, Policy(cooldown=HOUR, max_delay=HOUR), Limits(), history, T0)
+
+    assert (found.kind, found.until) == ("delay", T0 + 59 * MINUTE)
+
+
+INSTANTS_BEFORE = st.timedeltas(timedelta(0), 2 * HOUR).map(lambda before: T0 - before)
+INSTANTS_AHEAD = st.timedeltas(MINUTE + MICROSECOND, A_YEAR).map(lambda ahead: T0 + ahead)
+
+
+def newest_first(starts: Iterable[datetime]) -> list[datetime]:
+    return sorted(starts, reverse=True)
+
+
+@given(
+    counted=st.lists(INSTANTS_BEFORE, max_size=4),
+    failures=st.lists(st.tuples(INSTANTS_BEFORE, st.booleans()), max_size=4),
+    ahead=st.lists(INSTANTS_AHEAD, max_size=4),
+    asking=st.sampled_from([FIRST, AGAIN, UNDO, Asking("escalation")]),
+)
+def test_instants_that_lie_ahead_never_change_a_verdict(
+    counted: list[datetime],
+    failures: list[tuple[datetime, bool]],
+    ahead: list[datetime],
+    asking: Asking,
+) -> None:
+    limits = Limits(rate_limit=(Window(3, HOUR),))
+    failures = sorted(failures, reverse=True)
+    counted = newest_first(counted)
+    alone = History(None, False, 0, 0, counted, counted, counted, failures)
+    more = newest_first([*counted, *ahead])
+    with_ahead = replace(
+        alone,
+        target_starts=more,
+        action_starts=more,
+        all_starts=more,
+        ends=[*((at, True) for at in newest_first(ahead)), *failures],
+    )
+
+    assert decide(asking, LIMITED, limits, with_ahead, T0) == decide(
+        asking, LIMITED, limits, alone, T0
+    )

@@ -23,10 +23,10 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    ("errors", "declarations", "plainjson", "processes"),
+    ("errors", "clock", "declarations", "durations", "plainjson", "processes"),
     ("alertmanager",),
-    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules"),
-    ("context", "data_directory", "discovery", "hookspecs", "settings"),
+    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
+    ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),
@@ -43,7 +43,8 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "episodes", "guardrails", "intake", "policies", "routing", "rules",
+    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "intake", "policies",
+    "routing", "rules", "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

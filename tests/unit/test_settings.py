@@ -624,3 +624,30 @@ def test_none_switches_off_what_a_later_source_switches_on(key: str) -> None:
     assert problems == []
     assert getattr(found, key) == getattr(Policy(), key)
     assert found.timeout == timedelta(seconds=5)
+
+
+OWN_PROCESS = "every attempt has a process of its own now; remove it"
+
+
+@pytest.mark.parametrize("key", ["isolation", "max_abandoned"])
+def test_removed_key_of_a_policy_in_the_file_is_refused_with_the_cure(
+    key: str, toml: WriteToml
+) -> None:
+    config = toml(f'[actions.log_action]\n{key} = "process"')
+
+    with pytest.raises(SettingsError) as refused:
+        load({}, {}, config)
+
+    assert refused.value.problems == (
+        f"receiver.toml: [actions.log_action] {key} is not a key of a policy: {OWN_PROCESS}",
+    )
+
+
+@pytest.mark.parametrize("key", ["isolation", "max_abandoned"])
+def test_removed_key_of_a_policy_in_the_environment_is_refused_with_the_cure(key: str) -> None:
+    name = f"RECEIVER_ACTION_LOG_ACTION_{key.upper()}"
+
+    with pytest.raises(SettingsError) as refused:
+        load({name: "process"}, {})
+
+    assert refused.value.problems == (f"{name}: {key} is not a key of a policy: {OWN_PROCESS}",)

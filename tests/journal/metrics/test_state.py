@@ -17,7 +17,7 @@ from receiver.journal.outcomes import Ended, record_ends
 from receiver.journal.requests import Person, approve, pause
 from receiver.metrics.state import NOT_LOADED, JournalState
 from receiver.plugins import Actions, load_actions, rules_of
-from receiver.policies import AttemptEnd, Rules
+from receiver.policies import AttemptEnd, AttemptOutcome, Rules
 from receiver.routing import Rejection, Route
 from receiver.settings import Settings, load
 from receiver.testing import make_alert
@@ -125,7 +125,7 @@ def test_retry_that_is_not_due_yet_has_no_age(
     accept(journal, rules, "file_action")
     approve(journal, PERSON, 1)
     (run,) = claims.claim_due_runs(journal, "me", ["file_action"], 1, rules).claimed
-    end = AttemptEnd("failed", retry_after=timedelta(minutes=1))
+    end = AttemptEnd(AttemptOutcome.FAILED, retry_after=timedelta(minutes=1))
     record_ends(journal, "me", [Ended(run.id, 1, end)], rules, lambda: 1.0)
     clock.now += timedelta(seconds=59)
     assert look(journal, actions, rules)("due_run_age_seconds", action="file_action") == 0

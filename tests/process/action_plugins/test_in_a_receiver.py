@@ -37,7 +37,6 @@ def post(
     program.chmod(0o755)
     receiver = start_receiver(
         EXEC_PLUGIN_COMMAND=str(program),
-        RECEIVER_ACTION_EXEC_PLUGIN_ISOLATION="process",
         RECEIVER_ACTION_EXEC_PLUGIN_TIMEOUT="4s",
         HTTP_PLUGIN_ENDPOINT=endpoint.url,
         HTTP_PLUGIN_BODY='{"host": "{{ labels.host }}"}',

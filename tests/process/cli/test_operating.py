@@ -29,6 +29,7 @@ PLUGINS = {
     "fix_it": 'def execute(metric_name):\n    return {"fixed": metric_name}',
     "gated": 'def execute():\n    return "opened"',
     "broken": 'def execute():\n    raise PermanentError("no way")',
+    "flaky": 'def execute():\n    raise PermanentError("down")',
     "slow": "def execute(context):\n    context.sleep(50)",
     "held": 'def execute():\n    return "let go"',
 }
@@ -332,6 +333,18 @@ def test_paused_action_starts_nothing_until_resumed(site: Site) -> None:
     assert site.run("explain", run_id).out == f"run {run_id} is queued: paused: by ann\n"
     assert site.run("resume", "fix_it").out == "fix_it resumed\n"
     site.wait_for(run_id, outcome="succeeded")
+
+
+def test_resume_of_an_action_resets_its_breaker_though_it_is_not_paused(site: Site) -> None:
+    for number in range(5):
+        (run_id,) = site.post("flaky", alert(f"flaky{number}"))
+        site.wait_for(run_id, outcome="failed")
+    (held,) = site.post("flaky", alert("flaky-held"))
+    site.wait_for(held, held_by="breaker")
+    assert site.run("resume", "flaky").out == "the breaker of flaky is reset\n"
+    site.wait_for(held, outcome="failed")
+    # Without an action it concerns pauses alone.
+    assert site.run("resume").code == 1
 
 
 def test_pause_of_all_starts_nothing_until_resumed(site: Site) -> None:

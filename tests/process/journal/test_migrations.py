@@ -4,16 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import sqlalchemy as sa
 
+from receiver.journal import reading
+from receiver.journal.claims import claim_due_runs
 from receiver.journal.journal import Journal
 from receiver.journal.migrate import OURS, Migrations
-from receiver.journal.tables import metadata
+from receiver.journal.outcomes import recover_from
+from receiver.journal.tables import AT_ONCE, metadata
+from receiver.policies import Policy, Rules
+from receiver.testing import make_alert
 from tests.support.databases import Databases
 from tests.support.notifications import alert, notification
 from tests.support.receivers import Receiver
@@ -148,7 +154,10 @@ def test_old_replica_works_on_while_a_newer_one_migrates_and_refuses_two_ahead(
 
     def finished() -> int:
         with newer.reading() as connection:
-            query = "SELECT count(*) FROM runs WHERE outcome = 'succeeded' AND note_0002 = 'none'"
+            query = (
+                "SELECT count(*) FROM runs WHERE outcome = 'succeeded' "
+                f"AND note_{to_come[1].head} = 'none'"
+            )
             return int(connection.exec_driver_sql(query).scalar_one())
 
     assert old.post(notification(alert("f1")), "/webhook/log_action").status_code == 200
@@ -162,7 +171,92 @@ def test_old_replica_works_on_while_a_newer_one_migrates_and_refuses_two_ahead(
     refused = start_receiver("serve", RECEIVER_DATABASE_URL=url)
     assert refused.process is not None
     assert refused.process.wait(30) == 1
-    assert "written by a newer version of the receiver (its version is 0003" in refused.text()
+    newest = f"written by a newer version of the receiver (its version is {to_come[2].head}"
+    assert newest in refused.text()
+
+
+# One run in each state that a journal of version 0001 knows, with its attempts.
+BEFORE: dict[str, dict[str, object]] = {
+    "at once": {"state": "queued", "due_at": 0},
+    "retry": {"state": "queued", "due_at": 9_000_000, "attempts": 2},
+    "retried": {"state": "queued", "due_at": 0, "attempts": 1, "attempts_before": 1},
+    "asked": {"state": "awaiting_approval", "due_at": 0, "approval": "required"},
+    "running": {"state": "running", "due_at": 0, "attempts": 1, "owner": "w1"},
+    "killed": {"state": "finished", "due_at": 0, "attempts": 1, "outcome": "failed"},
+    "interrupted": {"state": "finished", "due_at": 0, "attempts": 1, "outcome": "unknown"},
+}
+ENDED = {"retry": "failed", "retried": "interrupted", "killed": "killed",
+         "interrupted": "interrupted"}  # fmt: skip
+TEXTS = ("source", "alert_name", "receiver", "external_url", "reason")
+
+
+def tables_before(engine: sa.Engine) -> sa.MetaData:
+    """Return the tables as the version before knows them."""
+    before = sa.MetaData()
+    before.reflect(engine)
+    return before
+
+
+def write_as_before(
+    engine: sa.Engine, before: sa.MetaData, found: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Write runs and their attempts as the version before does: with its columns alone."""
+    runs, attempts = before.tables["runs"], before.tables["attempts"]
+    with engine.begin() as connection:
+        for name, state in found.items():
+            values = {
+                **dict.fromkeys(TEXTS, ""), "fingerprint": name, "action": "a", "target": name,
+                "episode_action": "a", "starts_at": 1, "kind": "fired", "ordinal": 0,
+                "alert": make_alert().to_json(), "created_at": 5_000_000, "received_at": 5_000_000,
+                **state,
+            }  # fmt: skip
+            (run_id,) = connection.execute(sa.insert(runs).values(values)).inserted_primary_key
+            for number in range(1, int(str(values.get("attempts", 0))) + 1):
+                outcome = ENDED.get(name)
+                attempt = {
+                    "run_id": run_id, "number": number, "action": "a", "kind": "fired",
+                    "target": name, "dry_run": False, "owner": "w1", "started_at": 6_000_000,
+                    "finished_at": 7_000_000 if outcome else None, "outcome": outcome,
+                }  # fmt: skip
+                connection.execute(sa.insert(attempts).values(attempt))
+
+
+def test_journal_of_the_first_version_keeps_its_runs_and_they_go_on(journal_url: str) -> None:
+    old = Journal(journal_url, known=Migrations(OURS.directory, "0001"))
+    before = tables_before(old.engine)
+    write_as_before(old.engine, before, BEFORE)
+    held = before.tables["holds"]
+    with old.engine.begin() as connection:
+        for kind in ("pause", "breaker"):
+            values = {"action": "b", "kind": kind, "since": 1, "reason": kind}
+            connection.execute(sa.insert(held).values(values))
+    old.close()
+
+    journal = Journal(journal_url)
+    found = {row["fingerprint"]: row for row in reading.list_runs(journal)}
+    assert {name: (row["state"], row["outcome"]) for name, row in found.items()} == {
+        name: (values["state"], values.get("outcome")) for name, values in BEFORE.items()
+    }
+    assert {(row["interruptions"], row["saved_state"]) for row in found.values()} == {(0, None)}
+    scheduled = {name: row["scheduled_at"] for name, row in found.items() if row["scheduled_at"]}
+    assert scheduled == {
+        "retry": AT_ONCE + timedelta(seconds=7),
+        "asked": AT_ONCE + timedelta(seconds=5),
+    }
+    outcomes_kept = {
+        name: reading.attempts_of(journal, found[name]["id"])[-1]["outcome"] for name in ENDED
+    }
+    assert outcomes_kept == ENDED
+    assert [one["kind"] for one in reading.list_holds(journal)] == ["pause"]
+    # What the version before writes during the update.
+    write_as_before(journal.engine, before, {"side by side": BEFORE["at once"]})
+    rules = Rules(policies={"a": Policy(max_concurrent=9)})
+    recover_from(journal, "w1", ["a"], rules, lambda: 0.0)
+    claimed = claim_due_runs(journal, "w2", ["a"], 9, rules).claimed
+    assert {(run.fingerprint, run.interruptions) for run in claimed} == {
+        ("at once", 0), ("retry", 0), ("retried", 0), ("running", 1), ("side by side", 0),
+    }  # fmt: skip
+    journal.close()
 
 
 def run_command(url: str, command: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ PLUGINS = {
     "cooled": (_QUICK, {"COOLDOWN": "1h", "WHEN_LIMITED": "skip", "TARGET_LABELS": "host"}),
     "asked": (_QUICK, {"APPROVAL": "required", "APPROVAL_TIMEOUT": "1s"}),
     "verified": (_QUICK, {"VERIFY_AFTER": "5s"}),
-    "killed": (_HANGS, {"ISOLATION": "process", "TIMEOUT": "1s", "MAX_ATTEMPTS": "1"}),
+    "killed": (_HANGS, {"TIMEOUT": "1s", "MAX_ATTEMPTS": "1"}),
     "abandoned": (_HANGS, {"TIMEOUT": "1s", "MAX_ATTEMPTS": "1"}),
     "victim": (_VICTIM, {"TIMEOUT": "10m"}),
 }

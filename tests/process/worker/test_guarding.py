@@ -80,10 +80,8 @@ def site(start_receiver: Callable[..., Receiver], tmp_path: Path) -> Site:
     return Site(start_receiver, tmp_path)
 
 
-@pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_dry_run_calls_nothing_that_acts_nor_does_what_follows(site: Site, isolation: str) -> None:
+def test_dry_run_calls_nothing_that_acts_nor_does_what_follows(site: Site) -> None:
     serving = site.serve(
-        RECEIVER_ACTION_MEND_ISOLATION=isolation,
         RECEIVER_ACTION_MEND_RESOLVED_AFTER="0s",
         RECEIVER_ACTION_MEND_APPROVAL="required",
     )

@@ -81,7 +81,6 @@ def receiver(directory: Path) -> Any:
     settings = {
         "RECEIVER_DATA_DIR": str(directory / "data"),
         "PLUGIN_DIR": str(directory / "plugins"),
-        "RECEIVER_ACTION_IN_PROCESS_ISOLATION": "process",
     }
     running = Receiver("serve", settings, directory / "receiver.log")
     yield running.wait_ready()

@@ -26,7 +26,8 @@ RUN = ClaimedRun(
     target="f", alert_name="QueueTooLong", alert=ALERT.to_json(), receiver="r",
     external_url="http://alertmanager:9093", traceparent=None, received_at=NOW, created_at=NOW,
     due_at=NOW, held_since=None, call=call_of(ALERT, NOW).to_json(), attempt=1, attempts_before=0,
-    approval=None, is_dry_run=False, was_counted=True,
+    approval=None, is_dry_run=False, was_counted=True, saved_state=None, running_since=NOW,
+    interruptions=0,
 )  # fmt: skip
 
 

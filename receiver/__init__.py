@@ -14,6 +14,7 @@ from receiver.errors import (
     DeadlineExceededError,
     PermanentError,
     RunCancelledError,
+    StillRunning,
     TemporaryError,
 )
 from receiver.hookspecs import hookimpl
@@ -24,6 +25,7 @@ __all__ = [
     "PermanentError",
     "RunCancelledError",
     "Setting",
+    "StillRunning",
     "TemporaryError",
     "call_as_json",
     "hookimpl",

@@ -1,15 +1,17 @@
 """What an action is told about its run beyond the call's four values, and how it is stopped."""
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from receiver import plainjson
 from receiver.errors import DeadlineExceededError, RunCancelledError
+from receiver.policies import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
     from receiver.alertmanager import Alert
@@ -52,6 +54,11 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+def _keep_nothing(state: str) -> None:
+    """Store no state, where no journal is: in a test of a plugin."""
+    del state
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActionContext:
     """One attempt of one run, as the action sees it.
@@ -59,7 +66,8 @@ class ActionContext:
     `idempotency_key` is the same at every attempt of a run and different for every other run:
     hand it to whatever the action calls. `settings` holds the plugin's own declared settings,
     parsed. `log` adds the run's fields to every line. `deadline` is for showing; to decide, use
-    `remaining_seconds()`, which no change of the wall clock disturbs.
+    `remaining_seconds()`, which no change of the wall clock disturbs. `state` is what an earlier
+    attempt of this run gave to `save`, None at first.
     """
 
     run_id: int
@@ -75,8 +83,10 @@ class ActionContext:
     deadline: datetime
     settings: Mapping[str, Any]
     log: logging.LoggerAdapter[logging.Logger]
+    state: Any = None
     deadline_monotonic: float = field(repr=False)
     cancellation: Cancellation = field(default_factory=Cancellation, repr=False)
+    save_state: Callable[[str], None] = field(default=_keep_nothing, repr=False)
 
     def remaining_seconds(self) -> float:
         """Return the time left, never negative; 0 once the run is cancelled or was taken away."""
@@ -99,6 +109,24 @@ class ActionContext:
             raise RunCancelledError(reason)
         if self.remaining_seconds() == 0.0:
             raise DeadlineExceededError("the deadline of this attempt has passed")
+
+    def save(self, state: Any) -> None:
+        """Store a state with the run; it is durable when this returns.
+
+        `state` is anything that JSON can hold, at most 4 KiB of it. The next attempt of the run
+        finds it as `context.state`, also after a crash or a restart: store the id of a job before
+        waiting for the job. Raises ValueError for what JSON cannot hold or what is too long,
+        and TemporaryError when the journal cannot store it now.
+        """
+        try:
+            text = json.dumps(state, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"a state must be something that JSON can hold: {error}") from error
+        if len(text) > MAX_STATE_BYTES:
+            raise ValueError(
+                f"a state is at most {MAX_STATE_BYTES} bytes of JSON, not {len(text)}; store an id"
+            )
+        self.save_state(text)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but never past the deadline or a cancel: then raise as raise_if_cancelled does."""

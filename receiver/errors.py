@@ -61,8 +61,8 @@ class JournalDataError(JournalError):
     """The journal refuses this very data, now and later; what stood beside it is not affected."""
 
 
-class PerformerLostError(ReceiverError):
-    """The process in which a worker's actions run has ended, and the worker must, too."""
+class ExecutorLostError(ReceiverError):
+    """The process that forks executors has ended, and its worker must end too."""
 
 
 class OperationError(ReceiverError):
@@ -111,6 +111,23 @@ class TemporaryError(ActionError):
             raise ValueError("retry_at must be an aware datetime, such as datetime.now(UTC)")
         self.retry_after = retry_after
         self.retry_at = retry_at
+
+
+class StillRunning(ActionError):  # noqa: N818 - not an error
+    """Raise it when a job that the action started elsewhere has not ended yet.
+
+    The run waits for `check_after` (a timedelta, or a number of seconds), and is attempted again.
+    This uses up no attempt, is no failure, and does not count for the breaker. `max_duration` of
+    the policy bounds how often. Store what identifies the job with `context.save` first.
+    """
+
+    def __init__(self, message: str = "", *, check_after: timedelta | float = 30.0) -> None:
+        super().__init__(message)
+        if isinstance(check_after, int | float):
+            check_after = timedelta(seconds=check_after)
+        if not isinstance(check_after, timedelta):
+            raise TypeError("check_after must be a timedelta, or a number of seconds")
+        self.check_after = check_after
 
 
 def _parse_retry_after(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -106,9 +106,9 @@ def _shown(value: object) -> str:
     return text if text.isprintable() and not set(text) & _TO_QUOTE else repr(text)
 
 
-def configure(level: str, style: str) -> None:
-    """Send all logs of this process to standard output, as `json` or `text`."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Send all logs of this process to a stream, as `json` or `text`; default: standard output."""
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_Json() if style == "json" else _Text())
     handler.addFilter(_add_fields)
     root = logging.getLogger()

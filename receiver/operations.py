@@ -186,8 +186,8 @@ class Operations:
                 f"its workers died {run['interruptions']} times during its attempts, so it runs "
                 f"alone: it waits until a worker has nothing under way; {busy} runs are running"
             )
-        if busy >= self._settings.worker_threads * len(workers):
-            return f"waits for a free thread of a worker: {busy} runs are running"
+        if busy >= self._settings.worker_executors * len(workers):
+            return f"waits for a free executor: {busy} runs are running"
         return self._verdict(
             past,
             run["action"],

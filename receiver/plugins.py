@@ -5,9 +5,8 @@ Three sources: the built-ins (`action_plugins`), the entry-point group `receiver
 wrappers of any plugin surround every action.
 """
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from receiver import hookspecs, plainjson
 from receiver.declarations import Setting, declared, is_missing, nearest, resolve
 from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
+from receiver.plugin_hooks import HOOKS, inspect_hooks, split_wrappers
 from receiver.policies import Policy, Rules, describe_unknown_key
 from receiver.routing import Catalog
 from receiver.settings import Settings, policy_of
@@ -24,13 +24,6 @@ from receiver.settings import Settings, policy_of
 PREFIX = "RECEIVER_"
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
 KEYS = frozenset(one.name for one in declared(Policy).values())
-_RUN_BY_NOBODY = (
-    inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
-)  # fmt: skip
-_CALLED = ("resolved", "describe", "default_policy")
-HOOKS = tuple(
-    name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec")
-)
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class Actions:
             for one in self.plugins.values():
                 if one.implementation is plugin.implementation:
                     raise ValueError(f"it is the very object that {one.name} is")
-            plain, wrappers = _apart(plugin.implementation)
+            plain, wrappers = split_wrappers(plugin.implementation)
             self._manager.register(wrappers, f"{plugin.name}, its wrappers")
             if plugin.state == "loaded":
                 self._manager.register(plain, plugin.name)
@@ -112,19 +105,29 @@ class Actions:
         self._callers.clear()
 
 
-def load_actions(settings: Settings) -> Actions:
-    """Load every enabled plugin.
+def load_actions(
+    settings: Settings,
+    left_out: frozenset[str] = frozenset(),
+    on_load: Callable[[str], None] | None = None,
+) -> Actions:
+    """Load every enabled plugin but those that are left out.
+
+    `on_load` is called with the name of each plugin once it is loaded.
 
     Raises PluginError, with every problem found, when a plugin that is named or enabled cannot be
     used, or a name stands for nothing.
     """
-    actions, problems = try_to_load(settings)
+    actions, problems = try_to_load(settings, left_out, on_load)
     if problems:
         raise PluginError(problems)
     return actions
 
 
-def try_to_load(settings: Settings) -> tuple[Actions, list[str]]:
+def try_to_load(
+    settings: Settings,
+    left_out: frozenset[str] = frozenset(),
+    on_load: Callable[[str], None] | None = None,
+) -> tuple[Actions, list[str]]:
     """Return what `load_actions` finds, and the problems for which it would raise."""
     named = _named(settings)
     candidates, problems = find_candidates(settings.plugin_dir, lambda name: name in named)
@@ -133,8 +136,12 @@ def try_to_load(settings: Settings) -> tuple[Actions, list[str]]:
             problems.append(f"{where}: there is no plugin {name}{nearest(name, candidates)}")
     actions = Actions()
     for candidate in candidates.values():
+        if candidate.name in left_out:
+            continue
         if _is_enabled(candidate, settings):
             plugin = _load(candidate, settings, actions)
+            if on_load is not None:
+                on_load(candidate.name)
         else:
             reason = "it is not among RECEIVER_ACTIONS"
             plugin = Plugin(candidate.name, candidate.origin, "disabled", reason, candidate.version)
@@ -181,7 +188,7 @@ def _load(candidate: Candidate, settings: Settings, actions: Actions) -> Plugin:
 
     try:
         implementation = candidate.import_it()
-        hooks, wrappers, problems = _hooks(implementation)
+        hooks, wrappers, problems = inspect_hooks(implementation)
         if problems:
             return broken("; ".join(problems))
         called = _call_alone(implementation, "name", {}) if "name" in hooks else None
@@ -230,68 +237,6 @@ def _call_alone(implementation: object, hook: str, arguments: Mapping[str, Any])
     manager.add_hookspecs(hookspecs)
     manager.register(implementation)
     return getattr(manager.hook, hook)(**arguments)
-
-
-def _marked(implementation: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each function of a plugin that is marked, and how it is marked."""
-    for name in dir(implementation):
-        method = inspect.getattr_static(implementation, name)
-        method = getattr(method, "__func__", method)
-        options = getattr(method, f"{hookspecs.PROJECT}_impl", None)
-        if isinstance(options, dict):
-            yield name, options
-
-
-def _is_wrapper(options: Mapping[str, Any]) -> bool:
-    return bool(options.get("wrapper") or options.get("hookwrapper"))
-
-
-class _Part:
-    """Some of the functions of one plugin, for pluggy: equal to no other."""
-
-
-def _apart(implementation: object) -> tuple[object, object]:
-    """Return two objects: one with a plugin's plain functions, one with its wrappers."""
-    plain, wrappers = _Part(), _Part()
-    for name, options in _marked(implementation):
-        setattr(wrappers if _is_wrapper(options) else plain, name, getattr(implementation, name))
-    return plain, wrappers
-
-
-def _hooks(implementation: object) -> tuple[set[str], set[str], list[str]]:
-    """Return the plain hooks and the wrapped hooks of a plugin, and what is wrong with them."""
-    plain: set[str] = set()
-    wrappers: set[str] = set()
-    problems: list[str] = []
-    if isinstance(implementation, type):
-        return plain, wrappers, ["it is a class; name an object of it, made in the module"]
-    for name, options in _marked(implementation):
-        hook = options.get("specname") or name
-        if hook not in HOOKS:
-            problems.append(f"there is no hook {hook}{nearest(hook, HOOKS)}")
-            continue
-        function = getattr(implementation, name)
-        if not _is_wrapper(options) and any(is_one(function) for is_one in _RUN_BY_NOBODY):
-            wrapper = ", or a wrapper: @hookimpl(wrapper=True)"
-            problems.append(
-                f"{hook}() is async or has a yield, so that calling it does nothing; make it a "
-                f"plain function{wrapper if inspect.isgeneratorfunction(function) else ''}"
-            )
-        known = inspect.signature(getattr(hookspecs, hook)).parameters
-        problems += [
-            f"{hook}() has no argument {argument.name}{nearest(argument.name, known)}; "
-            f"it may take {', '.join(known) or 'none'}"
-            for argument in inspect.signature(function).parameters.values()
-            if argument.default is inspect.Parameter.empty and argument.name not in known
-        ]
-        (wrappers if _is_wrapper(options) else plain).add(hook)
-    if problems or "execute" in plain:
-        return plain, wrappers, problems
-    if not wrappers:
-        problems.append("it has no execute(); mark one with @hookimpl")
-    else:  # Its plain hooks would answer for the actions of others.
-        problems += [f"it has {hook}() but no execute()" for hook in sorted(plain & set(_CALLED))]
-    return plain, wrappers, problems
 
 
 def _misdeclared(declared: tuple[object, ...]) -> list[str]:

@@ -193,8 +193,11 @@ class Settings:
         "true",
         "while it is busy, the web process stays on one processor at a time, which is faster",
     )
-    worker_threads: int = setting(
-        "RECEIVER_WORKER_THREADS", "count", "16", "attempts that run at a time, of all actions"
+    worker_executors: int = setting(
+        "RECEIVER_WORKER_EXECUTORS",
+        "count",
+        "16",
+        "attempts that run at a time, of all actions, each in a process of its own",
     )
     log_level: str = setting(
         "LOG_LEVEL",

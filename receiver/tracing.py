@@ -40,6 +40,11 @@ class Span:
             for name, value in attributes.items():
                 self._span.set_attribute(f"receiver.{name}", value)
 
+    def end(self) -> None:
+        """End a span that `Tracing.start_span` has started."""
+        if self._span is not None:
+            self._span.end()
+
     def fail(self, reason: str) -> None:
         """Mark it as failed."""
         if self._span is not None:
@@ -61,6 +66,11 @@ class Tracing:
         """
         del name, parent, attributes
         yield Span()
+
+    def start_span(self, name: str, parent: str | None, attributes: Mapping[str, Any]) -> Span:
+        """Start a span that is current nowhere and lasts until its `end`; see `span`."""
+        del name, parent, attributes
+        return Span()
 
     @contextmanager
     def within(self, parent: str | None) -> Iterator[None]:
@@ -111,6 +121,20 @@ class _OpenTelemetry(Tracing):
             carrier: dict[str, str] = {}
             self._propagator.inject(carrier)
             yield Span(span, carrier["traceparent"])
+
+    def start_span(self, name: str, parent: str | None, attributes: Mapping[str, Any]) -> Span:
+        """See Tracing."""
+        from opentelemetry.trace import SpanKind, set_span_in_context
+
+        span = self._tracer.start_span(
+            name,
+            context=self._propagator.extract({"traceparent": parent or ""}),
+            kind=SpanKind.CONSUMER,
+            attributes={f"receiver.{key}": value for key, value in attributes.items()},
+        )
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, set_span_in_context(span))
+        return Span(span, carrier["traceparent"])
 
     @contextmanager
     def within(self, parent: str | None) -> Iterator[None]:

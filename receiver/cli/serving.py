@@ -32,7 +32,7 @@ from receiver.web.binding import check_bind
 from receiver.web.listener import open_listener
 
 if TYPE_CHECKING:
-    from receiver.worker.performer import Performer
+    from receiver.worker.executors import ExecutorPool
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _prepare_data_directory(settings: Settings) -> None:
 def _prepare(supervisor: Supervisor) -> None:
     """Import the modules that the children need, so that they share them; count the restarts."""
     import receiver.web.server
-    import receiver.worker.loop  # noqa: F401
+    import receiver.worker.worker  # noqa: F401
     from receiver.metrics.counts import SupervisorCounts
     from receiver.metrics.sharing import count_as
 
@@ -139,14 +139,14 @@ def _supervised_worker(settings: Settings, listener: socket, has_started: Shared
 
 
 def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool) -> None:
-    from receiver.worker.performer import Performer
+    from receiver.worker.executors import ExecutorPool
 
     # The processes of actions are forked here. Their files have the modes that a user expects.
     restore_umask()
     try:
-        with Performer(settings) as performer:
+        with ExecutorPool(settings) as pool:
             close_umask()
-            code = _work(settings, performer, has_started, is_supervised)
+            code = _work(settings, pool, has_started, is_supervised)
     except ReceiverError as error:
         if not is_supervised:
             raise
@@ -162,15 +162,15 @@ def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool)
 
 
 def _work(
-    settings: Settings, performer: "Performer", has_started: SharedFlag, is_supervised: bool
+    settings: Settings, pool: "ExecutorPool", has_started: SharedFlag, is_supervised: bool
 ) -> int:
     from receiver.journal.journal import Journal
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
-    from receiver.worker.loop import Worker
+    from receiver.worker.worker import Worker
 
     journal = Journal(settings.journal_url)
-    loaded = performer.loaded()
+    loaded = pool.loaded()
     count_as("worker")
     traces = tracing.start(settings, "worker")
     counts = WorkerCounts(loaded.actions)
@@ -179,7 +179,7 @@ def _work(
         from receiver.web.workerside import listen
 
         listen(settings, settings.worker_metrics_bind, counts.registry)
-    one = Worker(journal, performer, loaded, settings, counts, traces)
+    one = Worker(journal, pool, loaded, settings, counts, traces)
     has_started.set()
     is_stopping = False
 

@@ -210,23 +210,6 @@ def _call(run: ClaimedRun) -> str:
     return call_of(Alert.from_json(run.alert), run.received_at).to_json()
 
 
-def mark_timed_out(journal: Journal, run_id: int, attempt: int) -> None:
-    """Note that an attempt is past its deadline and has not returned: it holds no slot now."""
-    with journal.writing() as connection:
-        now = journal.now(connection)
-        # The run before its attempt, as whoever records an outcome locks them.
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.id == run_id, runs.c.attempts == attempt, runs.c.state == "running")
-            .values(reason=f"attempt {attempt} is past its deadline and has not returned")
-        )
-        connection.execute(
-            sa.update(attempts)
-            .where(attempts.c.run_id == run_id, attempts.c.number == attempt)
-            .values(timed_out_at=now)
-        )
-
-
 def cancel_requests(journal: Journal, owner: str) -> dict[int, str]:
     """Return run id -> reason of the runs of `owner` that a person wants stopped."""
     with journal.reading() as connection:

@@ -82,10 +82,9 @@ class Past:
                 starts.insert(0, self._now)
 
     def _read_running(self) -> None:
-        """A timed-out attempt has given its slot up, but keeps its target."""
-        for action, target, timed_out_at in self._connection.execute(_RUNNING):
+        for action, target in self._connection.execute(_RUNNING):
             self._busy.add((action, target))
-            self._running[action] += timed_out_at is None
+            self._running[action] += 1
         for found in self._connection.execute(_PAUSES):
             if found.until is None or found.until > self._now:
                 self._paused[found.action] = found.reason
@@ -114,15 +113,8 @@ class Past:
 
 
 # Built once: for short runs, putting them together would cost more than all else.
-_RUNNING = (
-    sa.select(runs.c.action, runs.c.target, attempts.c.timed_out_at)
-    .select_from(
-        runs.join(
-            attempts,
-            (attempts.c.run_id == runs.c.id) & (attempts.c.number == runs.c.attempts),
-        )
-    )
-    .where(runs.c.state == sa.literal_column("'running'"))
+_RUNNING = sa.select(runs.c.action, runs.c.target).where(
+    runs.c.state == sa.literal_column("'running'")
 )
 _PAUSES = sa.select(holds).where(holds.c.kind == "pause")
 _LATEST: sa.BindParameter[Any] = sa.bindparam("latest", type_=Instant())

@@ -107,14 +107,13 @@ class WorkerCounts:
         made = {
             name: make(f"receiver_{name}", self.registry)
             for name in (
-                "runs_total", "attempts_total", "attempts_abandoned_total",
+                "runs_total", "attempts_total",
                 "attempt_duration_seconds", "run_duration_seconds", "run_wait_seconds",
                 "reaction_seconds", "guardrail_decisions_total", "effects_total",
                 "time_to_resolve_seconds",
             )
         }  # fmt: skip
         self._runs, self._attempts = made["runs_total"], made["attempts_total"]
-        self._abandoned = made["attempts_abandoned_total"]
         self._attempt_seconds = made["attempt_duration_seconds"]
         self._run_seconds, self._wait = made["run_duration_seconds"], made["run_wait_seconds"]
         self._reaction = made["reaction_seconds"]
@@ -133,7 +132,7 @@ class WorkerCounts:
             for value in values:
                 counter.labels(action, value)  # type: ignore[attr-defined]
         for one in (
-            self._abandoned, self._attempt_seconds, self._run_seconds, self._wait, self._reaction,
+            self._attempt_seconds, self._run_seconds, self._wait, self._reaction,
             self._resolve_seconds,
         ):  # fmt: skip
             one.labels(action)
@@ -158,10 +157,6 @@ class WorkerCounts:
         self._runs.labels(action, outcome).inc()
         if created_at is not None:
             self._run_seconds.labels(action).observe(_seconds(created_at, self._now()))
-
-    def abandoned(self, action: str) -> None:
-        """Count an attempt that is past its deadline."""
-        self._abandoned.labels(action).inc()
 
     def held_back(self, action: str, guardrail: str, decision: str) -> None:
         """Count a run that a guardrail delayed or skipped."""

@@ -95,11 +95,6 @@ INSTRUMENTS = (
         "attempts: `succeeded`, `failed`, `cancelled`, `crashed`, `killed`, `interrupted`, "
         "`stopped` or `still_running`",
     ),
-    _counter(
-        "receiver_attempts_abandoned_total",
-        "action",
-        "attempts past their deadline that had not returned",
-    ),
     _histogram("receiver_attempt_duration_seconds", "action", _ATTEMPT, "one call of the plugin"),
     _histogram(
         "receiver_run_duration_seconds",

@@ -96,6 +96,12 @@ def count_as(role: str) -> None:
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
+def count_alone() -> None:
+    """Let what plugins count stay in this process and its forks, before any metric is made."""
+    os.environ.pop(SHARED_DIRECTORY, None)
+    values.ValueClass = values.MutexValue
+
+
 def _reserve(file: Path) -> None:
     """Raise OSError unless there is room: to count where there is none would end the process."""
     with suppress(FileNotFoundError):

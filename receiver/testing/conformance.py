@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +24,19 @@ import pytest
 
 from receiver.alertmanager import Alert
 from receiver.context import Cancellation
-from receiver.errors import DeadlineExceededError, PermanentError, RunCancelledError
+from receiver.errors import (
+    DeadlineExceededError,
+    PermanentError,
+    RunCancelledError,
+    StillRunning,
+)
 from receiver.testing import hooks_of, make_alert, make_context, run_action
 
 THREADS = 8
 LOOKS = (1, 2, 3, 5, 8, 13)
+# A job that the tests start must have ended after so many looks at it.
+MOST_LOOKS = 200
+_LOOK_SECONDS = 0.02
 _HOSTILE = "$(x) `x` {0} %s {{ x }} ../../x \" ' \\ \r\n\t\x1b[31m\u2028\ud800"
 
 
@@ -66,18 +75,37 @@ class Subject:
     temporary_trouble: Callable[[], object] | None = None
     permanent_trouble: Callable[[], object] | None = None
     patience_seconds: float = 10.0
+    _states: dict[object, str] = field(default_factory=dict, repr=False)
 
     def call(self, hook: str = "execute", number: int = 1, **changes: Any) -> Any:
-        """Call one hook as the worker does, for the alert and with the key of this number."""
+        """Call one hook as the worker does, for the alert and with the key of this number.
+
+        What the action saves, its next call with this key finds.
+        """
         call = {name: changes.pop(name) for name in ("metric_name", "value") if name in changes}
-        context = make_context(
-            self.alert(number),
-            **{"idempotency_key": f"{hook}-{number:024x}", "kind": _KINDS.get(hook, "fired")}
-            | changes,
-        )
+        fields = {
+            "idempotency_key": _key(hook, number), "kind": _KINDS.get(hook, "fired")
+        } | changes  # fmt: skip
+        key = fields["idempotency_key"]
+        saved = self._states.get(key)
+
+        def save(state: str) -> None:
+            self._states[key] = state
+
+        fields = {"state": saved and json.loads(saved), "save_state": save} | fields
+        context = make_context(self.alert(number), **fields)
         return run_action(
             self.plugin, environment=self.environment, context=context, hook=hook, **call
         )
+
+    def finish(self, hook: str = "execute", number: int = 1, **changes: Any) -> Any:
+        """Call one hook until its job has ended: as `call`, and again after each StillRunning."""
+        for _ in range(MOST_LOOKS):
+            try:
+                return self.call(hook, number, **changes)
+            except StillRunning:
+                time.sleep(_LOOK_SECONDS)
+        pytest.fail(f"{hook}() raised StillRunning {MOST_LOOKS} times; let its job end sooner")
 
     def seen(self) -> Collection[object]:
         """Return the effects so far, as they are now: what `effects` returns may go on changing."""
@@ -99,6 +127,14 @@ class Subject:
 
 
 _KINDS = {"resolved": "resolved"}
+
+
+class _DeathError(BaseException):
+    """Ends an attempt as the death of its process does: no plugin catches it."""
+
+
+def _key(hook: str, number: int) -> str:
+    return f"{hook}-{number:024x}"
 
 
 class ActionConformance:
@@ -130,11 +166,11 @@ class ActionConformance:
         """Called twice with one idempotency key, as after a crash: both succeed, as if once."""
         untouched = subject.seen()
         for hook in ("execute", "resolved") if subject.has("resolved") else ("execute",):
-            subject.call(hook)
+            subject.finish(hook)
             once = subject.seen()
             if once == untouched:
                 pytest.fail(f"{hook}() succeeded and effects() did not change: let it show more")
-            subject.call(hook, attempt=2)
+            subject.finish(hook, attempt=2)
             if subject.seen() != once:
                 pytest.fail(
                     f"a second {hook}() with the same key did more: from {once!r:.300} to "
@@ -162,12 +198,12 @@ class ActionConformance:
     def test_cancel_half_way_can_be_made_up_for(self, subject: Subject, look: int) -> None:
         """Cancelled at its first, second … look at the context: the next attempt does the rest."""
         untouched = len(subject.seen())
-        subject.call(number=0)
+        subject.finish(number=0)
         expected = 2 * len(subject.seen()) - untouched
         cancellation = _CancelledAtLook(look)
         try:
             subject.call(cancellation=cancellation)
-        except RunCancelledError:
+        except (RunCancelledError, StillRunning):
             pass
         except Exception as error:  # noqa: BLE001 - whatever the plugin raises
             pytest.fail(
@@ -177,11 +213,30 @@ class ActionConformance:
         # It may also have finished what was all but done, as long as that took no time.
         if cancellation.cancelled_at is not None:
             self._expect_soon(subject, cancellation.cancelled_at)
-        subject.call(attempt=2)
+        subject.finish(attempt=2)
         if len(subject.seen()) != expected:
             pytest.fail(
                 f"cancelled at look {look} and tried again, execute() did not do what it does at "
                 f"once: {subject.seen()!r:.300}"
+            )
+
+    def test_job_that_was_saved_is_not_started_again(self, subject: Subject) -> None:
+        """Its process dies as soon as it has saved a state: the next attempt goes on from there."""
+        untouched = len(subject.seen())
+        subject.finish(number=0)
+        expected = 2 * len(subject.seen()) - untouched
+
+        def save_and_die(state: str) -> None:
+            subject._states[_key("execute", 1)] = state
+            raise _DeathError
+
+        with suppress(_DeathError, StillRunning):
+            subject.call(save_state=save_and_die)
+        subject.finish(attempt=2)
+        if len(subject.seen()) != expected:
+            pytest.fail(
+                "execute() saved a state, died, and was called again: it did not do what it does "
+                f"at once: {subject.seen()!r:.300}; begin with context.state"
             )
 
     def test_trouble_says_whether_trying_again_helps(
@@ -230,14 +285,14 @@ class ActionConformance:
 
         def call(number: int) -> object:
             barrier.wait(60)
-            return subject.call(number=number)
+            return subject.finish(number=number)
 
         with ThreadPoolExecutor(THREADS) as threads:
             for one in [threads.submit(call, number) for number in range(THREADS)]:
                 one.result()
         together = subject.seen()
         for number in range(THREADS):
-            subject.call(number=number, attempt=2)
+            subject.finish(number=number, attempt=2)
         if subject.seen() != together:
             pytest.fail(
                 "one after the other did what all at once had not: from "

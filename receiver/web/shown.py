@@ -176,8 +176,6 @@ def history(run: Row) -> Sequence[tuple[datetime, str, str]]:
     for one in run["history"]:
         number = f"attempt {one['number']}" + (" (dry run)" if one["dry_run"] else "")
         found.append((one["started_at"], f"{number} started", f"by worker {one['owner']}"))
-        if one["timed_out_at"]:
-            found.append((one["timed_out_at"], f"{number} timed out", "it did not return in time"))
         if one["finished_at"]:
             took = f"after {lasted(one['started_at'], one['finished_at'])}"
             said = f"{took}: {one['error']}" if one["error"] else took

@@ -257,7 +257,7 @@ class Busy(ReceiverWithRuns):
         """Return the settings that let 64 of them run."""
         return super().environment() | {
             "RECEIVER_ACTION_NO_OP_MAX_CONCURRENT": "64",
-            "RECEIVER_WORKER_THREADS": "64",
+            "RECEIVER_WORKER_EXECUTORS": "64",
         }
 
 

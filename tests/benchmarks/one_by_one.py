@@ -10,13 +10,15 @@ import random
 import sys
 
 from receiver import logs
+from receiver.context import Cancellation
 from receiver.journal import claims, outcomes
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.plugins import load_actions, rules_of
 from receiver.settings import load
-from receiver.worker.attempts import Attempt, log_end
-from receiver.worker.performance import Performance
+from receiver.tracing import Span
+from receiver.worker.execution import execute_attempt
+from receiver.worker.running import RunningAttempt, log_end
 
 _OWNER = "one-by-one"
 
@@ -31,9 +33,11 @@ def main(number: int) -> None:
     for _ in range(number):
         (run,) = claims.claim_due_runs(journal, _OWNER, loaded, 1, rules).claimed
         policy = rules.policy(run.action)
-        attempt = Attempt(run, policy)
-        performance = Performance(run, policy, actions, attempt.started, attempt.cancellation)
-        ended = Ended(run.id, run.attempt, performance.perform())
+        attempt = RunningAttempt(run, policy, Span())
+        end = execute_attempt(
+            run, policy, actions, attempt.deadline, Cancellation(), lambda state: None
+        )
+        ended = Ended(run.id, run.attempt, end)
         (recorded,) = outcomes.record_ends(journal, _OWNER, [ended], rules, random.random)
         log_end(attempt, recorded)
     journal.close()

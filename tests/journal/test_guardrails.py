@@ -268,17 +268,6 @@ def test_limits_max_concurrent_bounds_all_actions_together(journal: Journal) -> 
     assert len(claim(journal, by)) == 1
 
 
-def test_attempt_that_never_returned_gives_its_slot_up_but_keeps_its_target(
-    journal: Journal,
-) -> None:
-    by = rules(Limits(max_concurrent=1), target_labels=("host",))
-    accept(journal, by, of_host("f1"), of_host("f2"), of_host("f3", "h2"))
-    (run,) = claim(journal, by)
-    assert claim(journal, by) == []
-    claims.mark_timed_out(journal, run.id, run.attempt)
-    assert [one.fingerprint for one in claim(journal, by)] == ["f3"]
-
-
 def test_runs_of_one_turn_count_against_each_other(journal: Journal) -> None:
     by = rules(
         Limits(rate_limit=(Window(5, HOUR),), max_concurrent=4),

@@ -154,21 +154,6 @@ def test_claim_under_way_is_not_told_of_a_resume_in_its_midst(journal: Journal) 
     assert waiting.result(timeout=30) == "b resumed"
 
 
-def test_attempt_marked_as_timed_out_while_its_outcome_is_recorded_blocks_nobody(
-    journal: Journal,
-) -> None:
-    by = Rules()
-    accept(journal, by)
-    (run,) = claims.claim_due_runs(journal, "w1", ["a"], 1, by).claimed
-    ended = [Ended(run.id, run.attempt, AttemptEnd(AttemptOutcome.SUCCEEDED))]
-    with journal.writing() as connection:
-        connection.execute(sa.update(runs).where(runs.c.id == run.id).values(error="seen"))
-        waiting = meanwhile(journal, lambda: claims.mark_timed_out(journal, run.id, run.attempt))
-        outcomes.record_in(journal, connection, "w1", ended, by, lambda: 0.5)
-    waiting.result(timeout=30)
-    assert reading.find_run(journal, run.id)["outcome"] == "succeeded"
-
-
 def test_run_that_is_deleted_before_it_is_put_back_is_left_out(journal: Journal) -> None:
     by = Rules()
     accept(journal, by)

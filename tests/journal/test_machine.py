@@ -133,7 +133,7 @@ happenings = {
     ),
     "crash": st.fixed_dictionaries({"worker": workers}),
     "frozen": st.fixed_dictionaries(
-        {"which": st.integers(0, 7), "outcome": st.sampled_from(["succeeded", "failed", "late"])}
+        {"which": st.integers(0, 7), "outcome": st.sampled_from(["succeeded", "failed"])}
     ),
     "save": st.fixed_dictionaries(
         {"which": st.integers(0, 7), "job": st.integers(1, 3), "is_late": st.booleans()}
@@ -403,13 +403,8 @@ class Story(RuleBasedStateMachine):
         self.workers[worker] = next(self.names)
 
     def frozen(self, which: int, outcome: str) -> None:
-        """An attempt is late; or whoever owned one that is over wakes up and reports it."""
-        running = [*self._running(0), *self._running(1)]
-        if outcome == "late" and running:
-            run = running[which % len(running)]
-            claims.mark_timed_out(self.journal, self.ids[run.identity], run.made)
-            run.is_timed_out = True
-        elif outcome != "late" and self.reported:
+        """The owner of an attempt that is over wakes up and reports it again."""
+        if self.reported:
             owner, ended = self.reported[-1 - which % len(self.reported)]
             again = Ended(ended.run_id, ended.attempt, AttemptEnd(AttemptOutcome(outcome)))
             (one,) = outcomes.record_ends(self.journal, owner, [again], self.rules, lambda: JITTER)

@@ -18,7 +18,7 @@ from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
-from receiver.journal.tables import metadata
+from receiver.journal.tables import instances, metadata
 from receiver.operations import Explained, Operations
 from receiver.plugins import catalog_of, load_actions, rules_of
 from receiver.policies import AttemptEnd, AttemptOutcome
@@ -112,8 +112,11 @@ class Site:
 
     @contextmanager
     def worker(self, elsewhere: Elsewhere, *actions: str, role: str = "worker") -> Iterator[None]:
-        """Have a worker run that has loaded these actions; it enters by its own clock."""
+        """Have a worker run that has loaded these actions; its last heartbeat is of now."""
         name = elsewhere.enter(self.journal, *actions, role=role)
+        with self.journal.writing() as connection:
+            # It enters by its own clock, which is ahead of the one of this site.
+            connection.execute(sa.update(instances).values(beaten_at=self.now))
         yield
         elsewhere.leave(name)
 
@@ -637,8 +640,8 @@ def _delayed_and_paused(site: Site) -> None:
     requests.pause(site.journal, ANN, None)
 
 
-def _no_free_thread(site: Site) -> None:
-    site.configure(RECEIVER_WORKER_THREADS="1")
+def _no_free_executor(site: Site) -> None:
+    site.configure(RECEIVER_WORKER_EXECUTORS="1")
     site.accept(alert("f1"), alert("f2"))
     claims.claim_due_runs(site.journal, "w1", ["fix_it"], 1, site.rules)
 
@@ -678,9 +681,7 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
     ),
     "paused": (_paused_and_accepted, 1, "paused: by ann: deploy"),
     "delayed and paused": (_delayed_and_paused, 2, "paused: by ann"),
-    "no free thread": (
-        _no_free_thread, 2, "waits for a free thread of a worker: 1 runs are running"
-    ),
+    "no free executor": (_no_free_executor, 2, "waits for a free executor: 1 runs are running"),
     "must run alone": (
         _must_run_alone, 1,
         "its workers died 2 times during its attempts, so it runs alone: it waits until a worker "

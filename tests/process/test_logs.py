@@ -46,9 +46,7 @@ def write(directory: Path, text: str) -> str:
 def test_every_line_that_a_plugin_logs_carries_the_fields_of_its_run(
     start_receiver: Callable[..., Receiver], tmp_path: Path
 ) -> None:
-    receiver = start_receiver(
-        PLUGIN_DIR=write(tmp_path / "plugins", PLUGIN),
-    ).wait_ready()
+    receiver = start_receiver(PLUGIN_DIR=write(tmp_path / "plugins", PLUGIN)).wait_ready()
     fingerprints = ["first", "second", "third"]
     alerts = [alert(one, labels={"action_plugin": "talker"}) for one in fingerprints]
     assert receiver.post(notification(*alerts)).json()["accepted"] == 3

@@ -131,18 +131,21 @@ def test_sigterm_lets_a_running_attempt_finish_and_ends_with_0(
     assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
 
 
-def test_attempt_whose_deadline_passes_in_a_drain_has_the_grace_period_all_the_same(
+def test_attempt_whose_deadline_passes_in_a_drain_is_killed_then(
     start_receiver: Start, tmp_path: Path, plugins: Path
 ) -> None:
-    (plugins / "late.py").write_text(SLOW.replace("1.5", "6").replace("slow action", "late action"))
+    (plugins / "late.py").write_text(
+        SLOW.replace("1.5", "60").replace("slow action", "late action")
+    )
     receiver = start_receiver(PLUGIN_DIR=str(plugins), RECEIVER_ACTION_LATE_TIMEOUT="3s")
     receiver.wait_ready()
     receiver.post(notification(alert()), "/webhook/late")
     wait_until(lambda: receiver.lines("late action begins"))
     assert receiver.stop() == 0
     run = only_run(tmp_path)
-    assert receiver.lines("attempt is past its deadline")
-    assert (run["outcome"], run["attempts"], run["result"]) == ("succeeded", 1, '"slept"')
+    assert receiver.lines("attempt is past its deadline and is killed")
+    assert (run["state"], run["attempts"]) == ("queued", 1)
+    assert run["error"] == "killed at its deadline, after 3 s, with everything it had started"
 
 
 def test_person_can_cancel_what_a_drain_waits_for(

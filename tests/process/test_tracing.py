@@ -135,7 +135,7 @@ def test_nothing_is_traced_or_kept_when_traces_are_off(
 
 def test_opentelemetry_is_not_imported_when_traces_are_off() -> None:
     code = (
-        "import sys, receiver.web.server, receiver.worker.loop, receiver.cli.serving\n"
+        "import sys, receiver.web.server, receiver.worker.worker, receiver.cli.serving\n"
         "from receiver import settings, tracing\n"
         "tracing.check(settings.load({}, {}))\n"
         "assert not tracing.start(settings.load({}, {}), 'web').is_on\n"

@@ -4,8 +4,7 @@
 
 Each notification is posted twice, to any replica each time, as both peers of an HA pair do. What
 must hold in the end is what `kills.py` demands of one receiver: one run of each episode, none
-lost, and attempts again only where the first was interrupted, which a restart in good order never
-does.
+lost, and attempts again only where the first was cut off, which a restart in good order never does.
 """
 
 import argparse
@@ -38,12 +37,31 @@ _LEASE_SECONDS = 5
 # Longer than the lease, and than others take to be sure.
 _FROZEN_SECONDS = 11.0
 _EVENT_SECONDS = 1.5
-_OUTCOME_SECONDS = 120.0
+# Longer than the longest pause of a run that was interrupted.
+_OUTCOME_SECONDS = 330.0
 # Long enough to be met by what happens.
 _SECONDS = "0.3"
 # Longer than the lease, which must be kept until the end; few of them, for most are hit.
 _LONG_SECONDS = "7"
 _LONG_SHARE = 0.005
+
+
+_VICTIMS = (
+    "web", "worker", "worker", "worker", "fork server", "executor", "executor", "all", "restart"
+)  # fmt: skip
+
+
+def _below(replica: Receiver) -> dict[str, list[int]]:
+    """Return the processes of a replica by what is killed or frozen together, the first first."""
+    found: dict[str, list[int]] = {"web": [], "worker": [], "fork server": [], "executor": []}
+    children = replica.children()
+    if "web" in children:
+        found["web"] = [children["web"], *children_of(children["web"])]
+    if "worker" in children:
+        found["worker"] = [children["worker"], *descendants_of(children["worker"])]
+        found["fork server"] = children_of(children["worker"])
+        found["executor"] = [one for pid in found["fork server"] for one in children_of(pid)]
+    return found
 
 
 class Senders:
@@ -119,6 +137,7 @@ class Campaign:
             "RECEIVER_ACTION_WITNESS_MAX_CONCURRENT": "12",
             "RECEIVER_ACTION_WITNESS_MAX_ATTEMPTS": "100",
             "RECEIVER_ACTION_WITNESS_BACKOFF": "10ms..50ms",
+            "RECEIVER_ACTION_WITNESS_BREAKER": "none",
             **self._witness.environment,
         }
         self._replicas = [
@@ -163,26 +182,31 @@ class Campaign:
     def _strike(self) -> None:
         replica = self._chance.choice(self._replicas)
         assert replica.process is not None
-        children = replica.children()
-        victim = self._chance.choice(("web", "worker", "worker", "worker", "all", "restart"))
-        pids = [replica.process.pid, *descendants_of(replica.process.pid)]
-        if victim in ("web", "worker"):
-            pids = [children[victim]] if victim in children else []
-            pids += [one for pid in pids for one in children_of(pid)]
+        victim = self._chance.choice(_VICTIMS)
+        below = _below(replica)
+        everything = [replica.process.pid, *descendants_of(replica.process.pid)]
+        pids = everything if victim in ("all", "restart") else below[victim]
         frozen = {pid for _, kill in self._frozen for pid in kill.pids}
-        if not pids or frozen & {*pids, *children.values()}:
+        if not pids or frozen & {*everything}:
             return
         if victim == "restart":
             self._restart(replica)
             return
-        freezes = victim != "all" and not self._frozen
+        # Where a worker is frozen, all that it has started is.
+        freezes = victim in ("web", "worker") and not self._frozen
         number = signal.SIGSTOP if freezes else signal.SIGKILL
+        if victim == "executor":
+            pids = [self._chance.choice(pids)]
+        elif victim == "worker" and not freezes:
+            pids = pids[:1]
+        # The journal knows attempts by their worker.
+        served = below["worker"][:1] if victim in ("fork server", "executor") else []
         before = time.time_ns() // 1000
         hit = tuple(pid for pid in pids if send(pid, number))
         self._say(f"{victim} of {self._replicas.index(replica)}: {number.name}")
         if victim == "all":
             replica.process.wait(60)
-        kill = Kill(victim, number, hit, before, time.time_ns() // 1000)
+        kill = Kill(victim, number, (*hit, *served), before, time.time_ns() // 1000)
         if freezes:
             self._frozen.append((time.monotonic() + _FROZEN_SECONDS, kill))
         else:

@@ -56,12 +56,14 @@ def verdict(campaign: subprocess.Popen[str]) -> str:
 def test_kill_9_loses_no_accepted_alert_and_repeats_only_what_it_interrupted(
     campaigns: Campaigns,
 ) -> None:
+    last = verdict(campaigns["kill"])
     # Had no kill met an attempt under way, nothing of interest was tested.
-    assert " 0 attempts interrupted" not in verdict(campaigns["kill"])
+    assert " 0 attempts interrupted" not in last
+    assert " 0 attempts crashed" not in last
 
 
 def test_sigterm_loses_no_accepted_alert_and_repeats_nothing(campaigns: Campaigns) -> None:
-    assert " 0 attempts interrupted" in verdict(campaigns["term"])
+    assert " 0 attempts interrupted, 0 attempts crashed" in verdict(campaigns["term"])
 
 
 def test_plan_is_decided_by_its_seed_and_meets_every_victim() -> None:
@@ -84,6 +86,8 @@ def run(run_id: int, fingerprint: str, attempts: int = 1, **more: Any) -> dict[s
         "outcome": "succeeded",
         "reason": "",
         "attempts": attempts,
+        "attempts_before": 0,
+        "interruptions": 0,
         **more,
     }
 
@@ -103,7 +107,7 @@ def attempt(run_id: int, number: int, outcome: str, started_at: int = 100) -> di
 SOUND = Evidence(
     accepted=["a", "b"],
     kills=[Kill("worker", signal.SIGKILL, (77,), before=150, after=160)],
-    runs=[run(1, "a"), run(2, "b", attempts=2)],
+    runs=[run(1, "a"), run(2, "b", attempts=2, attempts_before=1, interruptions=1)],
     attempts=[
         attempt(1, 1, "succeeded"),
         attempt(2, 1, "interrupted"),
@@ -119,8 +123,80 @@ SOUND = Evidence(
 )
 
 
-def test_judge_finds_nothing_where_nothing_is_wrong() -> None:
-    assert violations(SOUND) == []
+# The same, but the executor was killed.
+CRASHED = replace(
+    SOUND,
+    kills=[replace(SOUND.kills[0], victim="executor")],
+    runs=[SOUND.runs[0], run(2, "b", attempts=2)],
+    attempts=[SOUND.attempts[0], attempt(2, 1, "crashed"), SOUND.attempts[2]],
+)
+
+
+def killed_often(times: int) -> Evidence:
+    """Evidence of a run that met the death of its worker in each of its attempts."""
+    outcomes = ["interrupted", "interrupted", *["crashed"] * (times - 2)]
+    return Evidence(
+        accepted=["a"],
+        kills=[
+            Kill("worker", signal.SIGKILL, (77,), before=1000 * number, after=1000 * number + 500)
+            for number in range(times)
+        ],
+        runs=[
+            run(1, "a", attempts=times, attempts_before=2, interruptions=times, outcome="unknown")
+        ],
+        attempts=[
+            attempt(1, number + 1, outcome, started_at=1000 * number + 100)
+            for number, outcome in enumerate(outcomes)
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "evidence", [SOUND, CRASHED, killed_often(11)], ids=["interrupted", "crashed", "unlucky"]
+)
+def test_judge_finds_nothing_where_nothing_is_wrong(evidence: Evidence) -> None:
+    assert violations(evidence) == []
+
+
+@pytest.mark.parametrize(
+    ("evidence", "words"),
+    [
+        (killed_often(10), "run 1 is finished, unknown"),
+        (replace(killed_often(11), kills=killed_often(10).kills), "attempt 11 was crashed"),
+        (
+            replace(CRASHED, kills=SOUND.kills),
+            "no kill -9 of its worker or executor (worker-a-host-77-0a1b2c3d) explains that "
+            "attempt 1 was crashed",
+        ),
+        (replace(SOUND, kills=CRASHED.kills), "explains that attempt 1 was interrupted"),
+        (
+            replace(SOUND, runs=[SOUND.runs[0], run(2, "b", attempts=2)]),
+            "run 2 counts 0 attempts as not used up",
+        ),
+        (
+            replace(
+                CRASHED,
+                runs=[CRASHED.runs[0], run(2, "b", attempts=3)],
+                attempts=[
+                    *CRASHED.attempts[:2],
+                    attempt(2, 2, "crashed", started_at=120),
+                    attempt(2, 3, "succeeded", started_at=300),
+                ],
+            ),
+            "2 attempts crashed, and 1 executors were killed",
+        ),
+    ],
+    ids=[
+        "unknown too early",
+        "crash without a death",
+        "death taken for a crash",
+        "crash taken for a death",
+        "attempt used up by a death",
+        "more crashes than kills",
+    ],
+)
+def test_judge_tells_crashes_from_interruptions(evidence: Evidence, words: str) -> None:
+    assert any(words in one for one in violations(evidence)), violations(evidence)
 
 
 Change = Callable[[Evidence], Evidence]

@@ -65,7 +65,6 @@ class Run:
     forgiven: int = 0
     retried_at: datetime | None = None
     must_stop: bool = False
-    is_timed_out: bool = False
     finished_at: datetime | None = None
     verify_at: datetime | None = None
     effect: str | None = None
@@ -184,7 +183,7 @@ class Model:
             return f"it is due at {run.due_at}"
         if any(one.fingerprint == run.fingerprint for one in running):
             return "another run of its row runs"
-        if sum(not one.is_timed_out for one in running) >= policy.max_concurrent:
+        if len(running) >= policy.max_concurrent:
             return "as many run as may"
         reported_at = max(row.seen_at, run.retried_at or row.seen_at) if row else self.now
         if run.kind != "resolved" and self.now - reported_at > policy.max_staleness:
@@ -193,7 +192,7 @@ class Model:
 
     def claim(self, run: Run, owner: str) -> None:
         """Begin an attempt."""
-        run.state, run.owner, run.is_timed_out = "running", owner, False
+        run.state, run.owner = "running", owner
         run.made += 1
         run.attempts[run.made] = None
         run.begun_at[run.made] = self.now

@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from receiver.data_directory import check_data_directory, prepare_data_directory
 from receiver.errors import SettingsError
+from tests.support.directories import open_directory
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can become another user or mount a disk"
@@ -48,10 +48,10 @@ def problem_as_nobody(directory: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users can reach; pytest closes its own to them."""
-    with tempfile.TemporaryDirectory(prefix="data-directory-") as directory:
+@pytest.fixture(name="open_directory")
+def _open_directory() -> Iterator[Path]:
+    """A directory that other users can reach."""
+    with open_directory("data-directory-") as directory:
         os.chmod(directory, 0o755)
         yield Path(directory)
 
@@ -137,14 +137,17 @@ def test_own_directory_that_cannot_be_written_is_named(open_directory: Path) -> 
     assert f"chmod u+rwX {data}" in problem
 
 
-def test_read_only_disk_is_named() -> None:
-    # /proc/sys is not a disk, but every mount of the kind "read-only" is refused alike.
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    read_only = [
-        line.split()[1] for line in mounts if line.split()[3].split(",")[0] == "ro"
-        and os.path.isdir(line.split()[1])
-    ]  # fmt: skip
-    if not read_only:
-        pytest.skip("no file system here is mounted read-only")
-    problems = check_data_directory(Path(read_only[0]))
-    assert [f"{read_only[0]} is on a read-only disk" in one for one in problems] == [True]
+@needs_root
+def test_read_only_disk_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from receiver.data_directory import check_data_directory\n"
+        "print(*check_data_directory(Path(sys.argv[1])))\n"
+    )
+    script = 'mount -t tmpfs -o ro none "$0" && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, tmp_path, sys.executable, "-c", code, tmp_path],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert f"{tmp_path} is on a read-only disk" in done.stdout, done.stderr

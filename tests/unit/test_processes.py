@@ -212,3 +212,26 @@ def test_table_of_signals_in_the_documents_names_every_signal_of_the_code() -> N
     }
     assert without_effect == {number.name for number in IGNORED_SIGNALS} | {"SIGWINCH", "SIGPIPE"}
     assert draining == {number.name for number in DRAIN_SIGNALS}
+
+
+# A loop of programs, each of which leaves an orphan that this process adopts.
+BUSY = """
+import subprocess
+from receiver.processes import become_subreaper
+become_subreaper()
+print("started", flush=True)
+subprocess.run(["sh", "-c", "while :; do sh -c '(sh -c true &) ; :'; done"])
+"""
+
+
+def test_what_a_spared_child_starts_and_adopts_meanwhile_is_never_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as spared:
+        assert spared.stdout is not None
+        assert spared.stdout.readline() == b"started\n"
+        try:
+            for _ in range(500):
+                assert kill_descendants(os.getpid(), spared=[spared.pid]) == set()
+        finally:
+            os.kill(spared.pid, signal.SIGSTOP)
+            kill_descendants(spared.pid)
+            spared.kill()

@@ -304,7 +304,7 @@ def test_names_of_others_are_left_alone(name: str) -> None:
 def test_all_problems_of_all_sources_are_told_at_once(toml: WriteToml, tmp_path: Path) -> None:
     config = toml("""
         web_treads = 2
-        worker_threads = 0
+        worker_executors = 0
         [actions.log_action]
         timeout = "fast"
         timeouts = "1s"
@@ -327,7 +327,7 @@ def test_all_problems_of_all_sources_are_told_at_once(toml: WriteToml, tmp_path:
             "RECEIVER_MAX_BODY",
             "RECEIVER_SUBMIT_TOKEN_FILE",
             "RECEIVER_TOKEN",
-            "RECEIVER_WORKER_THREADS",
+            "RECEIVER_WORKER_EXECUTORS",
             "[actions.log_action] timeout",
             "receiver.toml",
             "receiver.toml",

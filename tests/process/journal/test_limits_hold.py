@@ -121,7 +121,7 @@ def evidence(
         place = {"RECEIVER_DATABASE_URL": url.render_as_string(hide_password=False)}
     environment = {
         "PLUGIN_DIR": str(tmp_path / "plugins"),
-        "RECEIVER_WORKER_THREADS": "16",
+        "RECEIVER_WORKER_EXECUTORS": "16",
         "RECEIVER_LIMITS_RATE_LIMIT": "3/100ms",
         "WITNESSED": str(witnessed),
         **place,

@@ -14,13 +14,14 @@ from tests.support.waiting import wait_until
 
 _QUICK = "    pass\n"
 _HANGS = "    time.sleep(600)\n"
+_CRASHES = "    os._exit(7)\n"
 _VICTIM = "    if context.attempt == 1:\n        time.sleep(600)\n"
 PLUGINS = {
     "cooled": (_QUICK, {"COOLDOWN": "1h", "WHEN_LIMITED": "skip", "TARGET_LABELS": "host"}),
     "asked": (_QUICK, {"APPROVAL": "required", "APPROVAL_TIMEOUT": "1s"}),
     "verified": (_QUICK, {"VERIFY_AFTER": "5s"}),
     "killed": (_HANGS, {"TIMEOUT": "1s", "MAX_ATTEMPTS": "1"}),
-    "abandoned": (_HANGS, {"TIMEOUT": "1s", "MAX_ATTEMPTS": "1"}),
+    "crashed": (_CRASHES, {"MAX_ATTEMPTS": "1"}),
     "victim": (_VICTIM, {"TIMEOUT": "10m"}),
 }
 Counted = Mapping[tuple[str, ...], float]
@@ -45,7 +46,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
         "RECEIVER_DATA_DIR": str(directory / "data"), "PLUGIN_DIR": str(directory / "plugins")
     }  # fmt: skip
     for name, (body, policy) in PLUGINS.items():
-        head = "import time\n\nfrom receiver import hookimpl\n\n\n@hookimpl\n"
+        head = "import os\nimport time\n\nfrom receiver import hookimpl\n\n\n@hookimpl\n"
         (directory / "plugins" / f"{name}.py").write_text(
             f"{head}def execute(context):\n{body}"
         )  # fmt: skip
@@ -80,7 +81,7 @@ def act(receiver: Receiver) -> Receiver:
         # Counted after the effect itself.
         ("receiver_time_to_resolve_seconds_count", "verified"),
         ("receiver_runs_total", "killed", "failed"),
-        ("receiver_attempts_abandoned_total", "abandoned"),
+        ("receiver_runs_total", "crashed", "failed"),
         # It has begun, and may be interrupted.
         ("receiver_reaction_seconds_count", "victim"),
     ):
@@ -100,7 +101,7 @@ def act(receiver: Receiver) -> Receiver:
         ("receiver_effects_total", "verified", "effective"),
         ("receiver_time_to_resolve_seconds_count", "verified"),
         ("receiver_attempts_total", "killed", "killed"),
-        ("receiver_attempts_abandoned_total", "abandoned"),
+        ("receiver_attempts_total", "crashed", "crashed"),
         ("receiver_attempts_total", "victim", "interrupted"),
         ("receiver_attempts_total", "victim", "succeeded"),
         ("receiver_run_wait_seconds_count", "victim"),
@@ -118,7 +119,7 @@ def test_event_is_counted_once(receiver: Receiver, name: tuple[str, ...]) -> Non
         ("run held back", "cooled", "another"),
         ("approval expired", "asked", "asked"),
         ("effect verified", "verified", "verified"),
-        ("attempt is past its deadline", "abandoned", "abandoned"),
+        ("attempt is past its deadline and is killed", "killed", "killed"),
         ("interrupted attempt found", "victim", "victim"),
     ],
 )

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from receiver import PermanentError, Setting, TemporaryError, hookimpl
+from receiver import PermanentError, Setting, StillRunning, TemporaryError, hookimpl
 from receiver.testing.conformance import ActionConformance, Subject
 
 
@@ -75,6 +75,18 @@ class Conforming(ActionConformance):
 
 class TestGood(Conforming):
     test_import_does_no_work = ActionConformance.test_import_does_no_work
+
+
+class TestGoodJob(Conforming):
+    class action(Good):
+        def do(self, context):
+            if context.state is None:
+                self.done.add(context.idempotency_key)
+                context.save({"looks": 2})
+                raise StillRunning("it has begun", check_after=1)
+            if context.state["looks"]:
+                context.save({"looks": context.state["looks"] - 1})
+                raise StillRunning("it goes on", check_after=1)
 
 
 Conforming.test_import_does_no_work = None  # It takes a process each; two of them are enough.
@@ -199,6 +211,26 @@ BAD = {
         """,
         "test_deadline_that_has_passed_leaves_all_as_it_was",
         r"execute\(\) took [0-9.]+ s to stop",
+    ),
+    "StartsItsJobAgain": (
+        """
+        class action(Good):
+            def do(self, context):
+                self.done.add((context.idempotency_key, context.attempt))
+                context.save("started")
+        """,
+        "test_job_that_was_saved_is_not_started_again",
+        r"execute\(\) saved a state, died, and was called again",
+    ),
+    "NeverEndsItsJob": (
+        """
+        class action(Good):
+            @hookimpl
+            def resolved(self, context):
+                raise StillRunning
+        """,
+        "test_second_attempt_of_a_run_does_nothing_more",
+        r"resolved\(\) raised StillRunning 200 times",
     ),
     "GivesUp": (
         'temporary = PermanentError("no")',
@@ -335,6 +367,6 @@ def test_good_action_passes_and_no_other_test_is_run(
     failures: tuple[str, dict[str, str]],
 ) -> None:
     output, found = failures
-    assert not [name for name in found if name.startswith("Good::")]
+    assert not [name for name in found if name.startswith(("Good::", "GoodJob::"))]
     assert "test_of_another_kind" not in output
     assert re.search(r"\d+ failed, \d+ passed, 1 deselected", output), output

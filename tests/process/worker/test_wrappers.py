@@ -1,4 +1,4 @@
-"""Wrappers around the actions of a running worker, in its threads and in processes of their own."""
+"""Wrappers around actions, whether executors share what is loaded or load it anew."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def execute(context):
     return {{"from": "{name}", "got": result}}
 """
 ACTION = """
-import os
+import os, threading
 from receiver import PermanentError, hookimpl
 
 @hookimpl
@@ -49,6 +49,8 @@ def execute(context, metric_name):
         raise KeyError("odd")
     return os.getpid()
 """
+# A plugin that starts a thread is loaded by each of its executors, with all wrappers.
+THREAD = "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
 REFUSER = """
 from receiver import TemporaryError, hookimpl
 
@@ -70,8 +72,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = WRAPPER.format(path=str(path / "told"), name=name)
         (path / "plugins" / f"{name}.py").write_text(source)
     (path / "plugins" / "refuser.py").write_text(REFUSER)
-    for name in ("in_thread", "in_process"):
-        (path / "plugins" / f"{name}.py").write_text(ACTION)
+    (path / "plugins" / "forked.py").write_text(ACTION)
+    (path / "plugins" / "loaded_anew.py").write_text(ACTION + THREAD)
     return path
 
 
@@ -116,7 +118,7 @@ def told(directory: Path, action: str) -> list[str]:
     return [line.partition(": ")[2] for line in lines]
 
 
-ACTIONS = pytest.mark.parametrize("action", ["in_thread", "in_process"])
+ACTIONS = pytest.mark.parametrize("action", ["forked", "loaded_anew"])
 
 
 @ACTIONS
@@ -127,9 +129,8 @@ def test_wrappers_surround_the_action_the_last_outermost(
     assert run["outcome"] == "succeeded"
     result = json.loads(run["result"])
     assert (result["from"], result["got"]["from"]) == ("wrap_b", "wrap_a")
-    (started,) = receiver.lines("worker started")
-    is_performer = result["got"]["got"] == started["performer"]
-    assert is_performer == (action == "in_thread")
+    (line,) = receiver.lines("plugin is loaded anew by each executor")
+    assert line["plugin"] == "loaded_anew"
     assert told(directory, action) == [
         "wrap_b before", "wrap_a before", "wrap_a after", "wrap_b after"
     ]  # fmt: skip

@@ -1,10 +1,9 @@
-"""One attempt as it is performed: calls the plugin for a claimed run and says how it ended."""
+"""Executes one attempt: calls the plugin for a claimed run and returns how the attempt ended."""
 
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,13 +15,14 @@ from receiver.errors import (
     DeadlineExceededError,
     PermanentError,
     RunCancelledError,
+    StillRunning,
     TemporaryError,
 )
 from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions
 from receiver.policies import AttemptEnd, AttemptOutcome, Policy
-from receiver.tracing import Tracing, trace_id_of
-from receiver.worker.attempts import fields_of
+from receiver.tracing import trace_id_of
+from receiver.worker.running import log_fields
 
 _LONGEST_TEXT = 2_000
 _LONGEST_RESULT = 16_384
@@ -30,24 +30,24 @@ _LONGEST_RESULT = 16_384
 _log = logging.getLogger("receiver.action")
 
 
-class Performance:
-    """What an attempt is where the plugin runs: the call, its context, and how it is stopped."""
+class AttemptExecution:
+    """The call of a plugin for one attempt, with its context."""
 
     def __init__(
         self,
         run: ClaimedRun,
         policy: Policy,
         actions: Actions,
-        started: float,
+        deadline: float,
         cancellation: Cancellation,
+        save_state: Callable[[str], None],
     ) -> None:
-        """`started` is on the monotonic clock, which all processes of a machine share."""
+        """`deadline` is on the monotonic clock. `save_state` stores a JSON text with the run."""
         self._run = run
         self._actions = actions
         self._cancellation = cancellation
-        self._fields = fields_of(run, trace_id_of(run.traceparent))
+        self._fields = log_fields(run, trace_id_of(run.traceparent))
         self._call = Call.from_json(run.call)
-        deadline_monotonic = started + policy.timeout.total_seconds()
         self._context = ActionContext(
             run_id=run.id,
             action=run.action,
@@ -59,11 +59,13 @@ class Performance:
             source=run.source,
             receiver=run.receiver,
             external_url=run.external_url,
-            deadline=datetime.now(UTC) + timedelta(seconds=deadline_monotonic - time.monotonic()),
+            deadline=datetime.now(UTC) + timedelta(seconds=deadline - time.monotonic()),
             settings=actions.plugins[run.action].values,
             log=RunLogger(_log, self._fields),
-            deadline_monotonic=deadline_monotonic,
+            state=json.loads(run.saved_state) if run.saved_state else None,
+            deadline_monotonic=deadline,
             cancellation=cancellation,
+            save_state=save_state,
         )
 
     @property
@@ -76,8 +78,8 @@ class Performance:
             "duration": self._call.duration,
         }
 
-    def perform(self) -> AttemptEnd:
-        """Call the plugin; never raises."""
+    def run(self) -> AttemptEnd:
+        """Call the plugin and return how the attempt ended; never raises."""
         with logs.fields_of_run(self._fields):
             if self._call.warnings and self._run.attempt == 1:
                 _log.warning("arguments had to be guessed", extra={"warnings": self._call.warnings})
@@ -100,12 +102,17 @@ class Performance:
         hook = "resolved" if self._run.kind == "resolved" else "execute"
         try:
             returned = self._actions.call(self._run.action, hook, self._arguments)
+            return AttemptEnd(AttemptOutcome.SUCCEEDED, result=_as_json(returned))
         except BaseException as error:  # noqa: BLE001 - a plugin's call
             return self._failed(error)
-        return AttemptEnd(AttemptOutcome.SUCCEEDED, result=_as_json(returned))
 
     def _failed(self, error: BaseException) -> AttemptEnd:
         text = describe_error(error)
+        if isinstance(error, StillRunning):
+            return AttemptEnd(
+                AttemptOutcome.STILL_RUNNING, error=_cut(str(error)) or None,
+                check_after=_plain_pause(error),
+            )  # fmt: skip
         if isinstance(error, PermanentError):
             return AttemptEnd(AttemptOutcome.FAILED, error=text, permanent=True)
         if isinstance(error, RunCancelledError) and self._cancellation.reason is not None:
@@ -115,29 +122,30 @@ class Performance:
         if isinstance(error, TemporaryError):
             at, after = _times_named(error)
             return AttemptEnd(AttemptOutcome.FAILED, error=text, retry_at=at, retry_after=after)
-        _log.warning("action raised an unexpected exception", exc_info=error)
+        # A text that had to be cut would fill the log once more in the traceback.
+        is_short = len(text) < _LONGEST_TEXT
+        _log.warning(
+            "action raised an unexpected exception",
+            exc_info=error if is_short else None,
+            extra={} if is_short else {"error": text},
+        )
         return AttemptEnd(AttemptOutcome.FAILED, error=text)
 
 
-def traced(
-    tracing: Tracing, run: ClaimedRun, perform: Callable[[ClaimedRun], AttemptEnd]
-) -> tuple[AttemptEnd, str]:
-    """Perform an attempt in a span of its own, to which its run then belongs; never raises.
-
-    Return how it ended, and the id of its trace: empty when nothing is traced.
-    """
-    fields, trace_id = fields_of(run, trace_id_of(run.traceparent)), ""
+def execute_attempt(
+    run: ClaimedRun,
+    policy: Policy,
+    actions: Actions,
+    deadline: float,
+    cancellation: Cancellation,
+    save_state: Callable[[str], None],
+) -> AttemptEnd:
+    """Make one attempt, see AttemptExecution; never raises."""
     try:
-        with tracing.span(f"attempt {run.action}", run.traceparent, fields) as span:
-            trace_id = span.trace_id
-            end = perform(replace(run, traceparent=span.traceparent or None))
-            span.note({"outcome": end.outcome})
-            if end.outcome != "succeeded":
-                span.fail(end.error or end.outcome)
+        return AttemptExecution(run, policy, actions, deadline, cancellation, save_state).run()
     except Exception as error:  # noqa: BLE001 - whatever it is, the attempt has ended
-        _log.exception("attempt could not be made", extra=fields)
-        end = AttemptEnd(AttemptOutcome.FAILED, error=describe_error(error))
-    return end, trace_id
+        _log.exception("attempt could not be made", extra=log_fields(run, ""))
+        return AttemptEnd(AttemptOutcome.FAILED, error=describe_error(error))
 
 
 def describe_error(error: BaseException) -> str:
@@ -145,7 +153,7 @@ def describe_error(error: BaseException) -> str:
     texts: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(texts) < 5:
-        said = plainjson.text_of(seen)
+        said = _cut(plainjson.text_of(seen))
         texts.append(f"{type(seen).__name__}: {said}" if said else type(seen).__name__)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return _cut("; caused by ".join(texts))
@@ -176,11 +184,22 @@ def _times_named(error: TemporaryError) -> tuple[datetime | None, timedelta | No
         return None, None
 
 
+def _plain_pause(error: StillRunning) -> timedelta:
+    """Return `check_after` in a class that every process knows."""
+    after = error.check_after
+    return timedelta(after.days, after.seconds, after.microseconds)
+
+
 def _as_json(returned: Any) -> str | None:
     """Return what an action returned as JSON, bounded; what JSON cannot hold as its text."""
     if returned is None:
         return None
-    text = plainjson.dumps(returned)
+    if isinstance(returned, str):
+        returned = returned[: _LONGEST_RESULT + 1]
+    try:
+        text = plainjson.dumps(returned)
+    except MemoryError:  # The action has succeeded all the same.
+        return json.dumps({"shortened": f"a {type(returned).__name__} too large to be stored"})
     if len(text) > _LONGEST_RESULT:
         return json.dumps({"shortened": text[:_LONGEST_RESULT]})
     return text

@@ -1,53 +1,59 @@
-"""One attempt as the worker sees it: from the claim until it is recorded how it ended."""
+"""An attempt as the worker sees it: from the claim until its end is recorded."""
 
 import logging
 import time
 from collections.abc import Mapping
 
-from receiver.context import Cancellation
 from receiver.journal import reading
 from receiver.journal.due import ClaimedRun
 from receiver.journal.outcomes import Recorded
-from receiver.policies import Policy
-from receiver.tracing import trace_id_of
+from receiver.policies import AttemptEnd, AttemptOutcome, Policy
+from receiver.tracing import Span, trace_id_of
 
 _log = logging.getLogger("receiver.action")
 
 
-class Attempt:
-    """One attempt of one run; who performs it is another process."""
+class RunningAttempt:
+    """One attempt of one run; an executor makes it."""
 
-    def __init__(self, run: ClaimedRun, policy: Policy) -> None:
-        """Start the clock; it starts anew if the performer begins the attempt later."""
+    def __init__(self, run: ClaimedRun, policy: Policy, span: Span) -> None:
+        """Start the clock. The attempt belongs to `span`, which `finish` ends."""
         self.run = run
         self.policy = policy
-        self.cancellation = Cancellation()
         self.started = time.monotonic()
-        self.order: int | None = None  # The performer's, until it is known to have begun.
-        self.is_timed_out = False
+        self.cancel_reason: str | None = None
         self.has_lost_lease = False
-        self.trace_id = trace_id_of(run.traceparent)
+        self._span = span
+        self.trace_id = span.trace_id or trace_id_of(run.traceparent)
 
     @property
     def key(self) -> tuple[int, int]:
-        """What no other attempt has: the number of its run, and its own."""
+        """The numbers of its run and of the attempt, which no other attempt has."""
         return self.run.id, self.run.attempt
 
     @property
-    def fields(self) -> Mapping[str, object]:
+    def log_fields(self) -> Mapping[str, object]:
         """The fields of every log line about this attempt."""
-        return fields_of(self.run, self.trace_id)
+        return log_fields(self.run, self.trace_id)
 
-    def seconds_left(self) -> float:
-        """Return the time until the deadline, negative once it has passed."""
-        return self.policy.timeout.total_seconds() - self.seconds()
+    @property
+    def deadline(self) -> float:
+        """When the action must have returned, on the monotonic clock."""
+        return self.started + self.policy.timeout.total_seconds()
 
     def seconds(self) -> float:
         """Return how long the attempt has been under way."""
         return time.monotonic() - self.started
 
+    def finish(self, end: AttemptEnd) -> None:
+        """End its span."""
+        self._span.note({"outcome": end.outcome})
+        if end.outcome not in (AttemptOutcome.SUCCEEDED, AttemptOutcome.STILL_RUNNING):
+            self._span.fail(end.error or end.outcome)
+        self._span.end()
 
-def fields_of(run: ClaimedRun, trace_id: str) -> Mapping[str, object]:
+
+def log_fields(run: ClaimedRun, trace_id: str) -> Mapping[str, object]:
     """Return the fields of every log line about an attempt of this run."""
     return {
         "run_id": run.id,
@@ -61,11 +67,11 @@ def fields_of(run: ClaimedRun, trace_id: str) -> Mapping[str, object]:
     }
 
 
-def log_end(attempt: Attempt, recorded: Recorded) -> None:
+def log_end(attempt: RunningAttempt, recorded: Recorded) -> None:
     """Log how an attempt ended, and what became of its run."""
     step = recorded.next
     fields: dict[str, object] = {
-        **attempt.fields,
+        **attempt.log_fields,
         "outcome": recorded.ended.end.outcome,
         "seconds": round(attempt.seconds(), 3),
         "error": recorded.ended.end.error,
@@ -73,9 +79,11 @@ def log_end(attempt: Attempt, recorded: Recorded) -> None:
         "reason": step.reason if step else "the run had another owner by then",
         "due_at": step.due_at.isoformat() if step and step.due_at else None,
     }
-    level = logging.INFO if recorded.ended.end.outcome == "succeeded" else logging.WARNING
+    is_good = recorded.ended.end.outcome in (
+        AttemptOutcome.SUCCEEDED, AttemptOutcome.STILL_RUNNING
+    )  # fmt: skip
     known = {name: value for name, value in fields.items() if value is not None}
-    _log.log(level, "attempt ended", extra=known)
+    _log.log(logging.INFO if is_good else logging.WARNING, "attempt ended", extra=known)
 
 
 def fields_of_row(run: reading.Row) -> dict[str, object]:

@@ -16,7 +16,7 @@ from receiver.journal.due import ClaimedRun
 from receiver.plugins import Actions, Plugin
 from receiver.policies import AttemptEnd, Policy
 from receiver.testing import make_alert
-from receiver.worker.performance import Performance, describe_error
+from receiver.worker.execution import describe_error, execute_attempt
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EAST = timezone(timedelta(hours=5))
@@ -46,11 +46,15 @@ class Odd:
         return f"would say {context.alert.annotations['summary']}"
 
 
+saved: list[str] = []
+
+
 def perform(act: Callable[[], object], run: ClaimedRun = RUN) -> AttemptEnd:
     actions = Actions()
     hooks = ("execute", "describe")
     actions.register(Plugin("odd", "a test", "loaded", hooks=hooks, implementation=Odd(act)))
-    return Performance(run, Policy(), actions, time.monotonic(), Cancellation()).perform()
+    deadline = time.monotonic() + 60
+    return execute_attempt(run, Policy(), actions, deadline, Cancellation(), saved.append)
 
 
 class SilentError(Exception):

@@ -1,7 +1,7 @@
-"""The worker's loop: the one thread of the process that speaks to the journal.
+"""The worker: one thread that claims due runs, and records how their attempts ended.
 
-Each turn records the attempts that ended, in one transaction, and claims as many due runs as there
-are free slots, in another. Waiting is a column (`due_at`), never a sleeping thread.
+Each turn records the attempts that have ended and claims as many due runs as there are free
+executors, in one transaction. A run waits by its column `due_at`, never in a sleeping thread.
 """
 
 import logging
@@ -15,25 +15,30 @@ from functools import partial
 
 from receiver.errors import JournalDataError, JournalError
 from receiver.guardrails import Verdict
-from receiver.journal import claims, clock, due, outcomes, reading, retention
+from receiver.journal import claims, due, outcomes, reading, retention
+from receiver.journal.clock import correct_schedules
+from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended, Recorded
+from receiver.journal.saved_state import save_state
 from receiver.journal.wakeup import Ears
 from receiver.metrics.counts import WorkerCounts
 from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import Settings
 from receiver.tracing import Tracing
-from receiver.worker.attempts import Attempt, fields_of_row, log_end
-from receiver.worker.dispatch import Dispatch, Returned
+from receiver.worker.dispatcher import Dispatcher, FinishedAttempt
+from receiver.worker.execution import describe_error
+from receiver.worker.executors import ExecutorPool
 from receiver.worker.leases import Instance
-from receiver.worker.line import Loaded
-from receiver.worker.performance import describe_error
-from receiver.worker.performer import Performer
+from receiver.worker.messages import Loaded
+from receiver.worker.running import RunningAttempt, fields_of_row, log_end
 
 _POLL_SECONDS = 1.0
 _UPKEEP_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
 _CLEAN_SECONDS = 60.0
+# For killing, and for recording what was killed.
+_CUT_OFF_SECONDS = 3.0
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +48,7 @@ class Worker:
     def __init__(
         self,
         journal: Journal,
-        performer: Performer,
+        pool: ExecutorPool,
         loaded: Loaded,
         settings: Settings,
         counts: WorkerCounts,
@@ -62,14 +67,15 @@ class Worker:
         self.ears = Ears(journal)
         self._instance = Instance(journal, "worker", loaded.actions, settings.lease)
         if self._instance.lock is not None:
-            performer.hold(self._instance.lock)
-        self._dispatch = Dispatch(performer, settings, tracing, self.ears.poke)
-        # By run and number: what was taken away, and claimed again, may still be under way.
-        self._running: dict[tuple[int, int], Attempt] = {}
-        self._unrecorded: list[Returned] = []
+            pool.hold(self._instance.lock)
+        self._pool = pool
+        self._dispatcher = Dispatcher(pool, tracing)
+        # Keyed by run and attempt: an attempt that was lost may go on while its run is claimed
+        # again.
+        self._running: dict[tuple[int, int], RunningAttempt] = {}
+        self._unrecorded: list[FinishedAttempt] = []
         self._done: dict[str, float] = {}
         self._stopping = False
-        self._is_worn_out = False
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -80,14 +86,14 @@ class Worker:
         """Work until stopped."""
         _log.info("worker started", extra={"actions": self._actions,
                                            "instance": self._instance.id,
-                                           "performer": self._dispatch.performer})  # fmt: skip
+                                           "fork_server": self._pool.pid})  # fmt: skip
         self._judge_anew()
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
-                self.ears.wait(wait, *self._dispatch.waiting())
+                self.ears.wait(wait, self._dispatcher.descriptors())
         self._drain()
-        return 1 if self._dispatch.is_lost or self._is_worn_out else 0
+        return 1 if self._dispatcher.is_lost else 0
 
     def _judge_anew(self) -> None:
         """Hold what was delayed to the policies of today, which may be others than before."""
@@ -99,9 +105,10 @@ class Worker:
 
     def _turn(self) -> float:
         """Do all that can be done now; return how many seconds the next turn may wait."""
-        # Before all that may fail: what is told and not heard would let the next turn not wait.
+        # Read first: an unread message would end the next wait at once.
         self._collect()
         try:
+            self._save_states()
             self._mind_lease(self._instance.beat())
             if self._record_and_claim():
                 return 0.0
@@ -128,8 +135,8 @@ class Worker:
         for attempt in self._running.values():
             if not attempt.has_lost_lease:
                 attempt.has_lost_lease = True
-                self._dispatch.cancel(attempt, "the lease of its worker was lost")
-                _log.error("lease was lost, so the attempt should stop", extra=attempt.fields)
+                self._dispatcher.cancel(attempt, "the lease of its worker was lost")
+                _log.error("lease was lost, so the attempt should stop", extra=attempt.log_fields)
 
     def _is_due(self, what: str, seconds: float) -> bool:
         """Whether something that is done every so often is to be done now."""
@@ -141,7 +148,8 @@ class Worker:
 
     def _keep_up(self) -> None:
         """Find the dead, expired approvals and effects that are due to be looked at."""
-        clock.correct_schedules(self._journal)
+        self._dispatcher.keep_up()
+        correct_schedules(self._journal)
         self._recover()
         loaded = self._actions
         expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
@@ -157,46 +165,44 @@ class Worker:
             self._counts.verified(run["action"], verified[run["id"]], run["effect_seconds"])
 
     def _seconds_until_due(self) -> float:
+        longest = min(_POLL_SECONDS, self._dispatcher.seconds_until_overdue())
         if self._free() <= 0:
-            return _POLL_SECONDS
-        if self._dispatch.is_deaf:
-            return _LOOK_SECONDS
+            return longest
         seconds = due.seconds_until_due(self._journal, self._actions)
-        if seconds is None:
-            return _POLL_SECONDS
         # What is due and was not claimed waits for something else: no reason to turn faster.
-        wait = seconds if seconds > 0 else _POLL_SECONDS
-        deadlines = [
-            max(one.seconds_left(), _LOOK_SECONDS)
-            for one in self._running.values()
-            if not one.is_timed_out
-        ]
-        return min(wait, _POLL_SECONDS, *deadlines)
-
-    def _startable(self) -> list[str]:
-        """Return the actions whose runs could begin now."""
-        return [] if self._dispatch.is_deaf else self._actions
+        return longest if seconds is None or seconds <= 0 else min(seconds, longest)
 
     def _free(self) -> int:
-        if any(one.run.runs_alone for one in self._running.values()):
+        """Return how many runs may be claimed now."""
+        runs_alone = any(one.run.runs_alone for one in self._running.values())
+        if self._stopping or runs_alone or self._dispatcher.is_held_up:
             return 0
-        under_way = sum(not one.is_timed_out for one in self._running.values())
-        return self._settings.worker_threads - under_way
+        return self._settings.worker_executors - len(self._running)
+
+    def _save_states(self) -> None:
+        """Store the states that actions want to be stored before they go on."""
+        for to_save in self._dispatcher.take_states():
+            error: str | None = None
+            try:
+                is_saved = save_state(
+                    self._journal, self._instance.id, *to_save.attempt.key, to_save.state
+                )
+            except JournalError as problem:
+                error = describe_error(problem)
+                self._note_failure(problem)
+            else:
+                error = None if is_saved else "the run has another owner"
+            self._dispatcher.answer(to_save, error)
 
     def _look_after_running(self) -> None:
-        """Note what is past its deadline, and pass on what a person wants stopped."""
+        """Kill what is past its deadline, and pass on what a person wants stopped."""
+        self._dispatcher.kill_overdue()
         if not self._running or not self._is_due("look", _LOOK_SECONDS):
             return
         wanted = claims.cancel_requests(self._journal, self._instance.id)
         for attempt in self._running.values():
             if attempt.run.id in wanted:
-                self._dispatch.cancel(attempt, wanted[attempt.run.id])
-            if not attempt.is_timed_out and self._dispatch.is_overdue(attempt):
-                claims.mark_timed_out(self._journal, attempt.run.id, attempt.run.attempt)
-                attempt.is_timed_out = True  # Only now: what the journal missed is said again.
-                _log.error("attempt is past its deadline", extra=attempt.fields)
-                self._counts.abandoned(attempt.run.action)
-        self._dispatch.end_if_deaf()
+                self._dispatcher.cancel(attempt, wanted[attempt.run.id])
 
     def _clean(self) -> bool:
         """Delete a batch of what is old, once a minute; return whether there may be more."""
@@ -213,9 +219,8 @@ class Worker:
 
         Return whether another look may find more at once. What the journal cannot take is kept.
         """
-        startable = self._startable()
-        free = 0 if self._stopping else self._free()
-        if not self._unrecorded and not (free > 0 and startable and self._may_claim(startable)):
+        free = self._free()
+        if not self._unrecorded and not (free > 0 and self._may_claim()):
             return False
         with self._journal.writing() as connection:
             self._mind_lease(self._instance.beat_in(connection))
@@ -224,19 +229,22 @@ class Worker:
                 self._rules, self._jitter,
             )  # fmt: skip
             found = claims.claim_in(
-                self._journal, connection, self._instance.id, startable, free, self._rules,
+                self._journal, connection, self._instance.id, self._actions, free, self._rules,
                 under_way=len(self._running),
             )  # fmt: skip
         self._note(recorded)
-        # Before anything else that may fail: what is claimed is this process's to attempt.
-        attempts = [Attempt(run, self._rules.policy(run.action)) for run in found.claimed]
-        self._running |= {one.key: one for one in attempts}
-        self._dispatch.start(attempts)
+        # Before anything else that may fail: only this process attempts what it has claimed.
         for run in found.claimed:
-            self._counts.started(run)
+            self._start(run)
         self._note_moved(dict(found.moved))
         # What was not claimed now waits for a slot, a target or a commit: each wakes the loop.
         return found.is_more
+
+    def _start(self, run: ClaimedRun) -> None:
+        policy = self._rules.policy(run.action)
+        attempt = self._dispatcher.start(run, policy)
+        self._running[attempt.key] = attempt
+        self._counts.started(run)
 
     def _note_moved(self, moved: dict[int, Verdict]) -> None:
         for run_id, held in reading.briefs_of(self._journal, moved).items():
@@ -247,15 +255,15 @@ class Worker:
             if verdict.kind == "skip":
                 self._counts.run_ended(held["action"], "skipped")
 
-    def _may_claim(self, startable: Sequence[str]) -> bool:
+    def _may_claim(self) -> bool:
         """Whether anything is due: asked before the write lock is taken."""
-        seconds = due.seconds_until_due(self._journal, startable)
+        seconds = due.seconds_until_due(self._journal, self._actions)
         return seconds is not None and seconds <= 0
 
-    def _record(self, returned: Sequence[Returned]) -> None:
+    def _record(self, finished: Sequence[FinishedAttempt]) -> None:
         """Record how attempts ended, and claim nothing."""
-        if returned:
-            self._note(self._write(_ended(returned)))
+        if finished:
+            self._note(self._write(_ended(finished)))
 
     def _write(self, ended: Sequence[Ended]) -> list[Recorded]:
         return outcomes.record_ends(
@@ -273,16 +281,16 @@ class Worker:
                     self._record([one])
                 except JournalDataError as error:
                     _log.error("what an attempt said cannot be stored", extra={
-                        **one.attempt.fields, "error": describe_error(error)})  # fmt: skip
+                        **one.attempt.log_fields, "error": describe_error(error)})  # fmt: skip
                     said = f"what it said cannot be stored: {describe_error(error)}"
                     with suppress(JournalDataError):
                         self._record([replace(one, end=replace(one.end, error=said, result=None))])
 
     def _collect(self) -> None:
-        for one in self._dispatch.returned():
-            self._running.pop(one.attempt.key, None)
-            self._unrecorded.append(one)
-        self._stopping |= self._dispatch.is_lost
+        for finished in self._dispatcher.finished():
+            self._running.pop(finished.attempt.key, None)
+            self._unrecorded.append(finished)
+        self._stopping |= self._dispatcher.is_lost
 
     def _note(self, recorded: Sequence[Recorded]) -> None:
         """Log what has been recorded, and forget it."""
@@ -305,8 +313,9 @@ class Worker:
         """
         known = {*self._running, *(one.attempt.key for one in self._unrecorded)}
         if unknown := claims.attempts_of(self._journal, self._instance.id) - known:
-            error = "the claim was not confirmed"
-            end = AttemptEnd(AttemptOutcome.INTERRUPTED, error, has_begun=False)
+            end = AttemptEnd(
+                AttemptOutcome.INTERRUPTED, error="the claim was not confirmed", has_begun=False
+            )
             recorded = self._write([Ended(*key, end) for key in sorted(unknown)])
             self._note_recovered(self._instance.id, recorded)
 
@@ -337,37 +346,45 @@ class Worker:
                 self._counts.run_ended(run["action"], step.outcome, run["created_at"])
 
     def _drain(self) -> None:
-        """Let running attempts finish within the grace period, but for those given up before.
+        """Let running attempts finish within the grace period; kill what does not.
 
-        What does not finish stays this process's: its death, which the next worker proves, makes
-        it an interruption.
+        An attempt that was cut off counts as nothing: the next worker makes it again. If the fork
+        server has ended, attempts are recorded as interrupted and there is nothing to wait for.
         """
-        end = time.monotonic() + self._settings.grace_period.total_seconds()
-        given_up = {key for key, one in self._running.items() if one.is_timed_out}
+        deadline = time.monotonic() + self._settings.grace_period.total_seconds()
         _log.info("worker drains", extra={"running": len(self._running)})
-        while time.monotonic() < end:
-            self._collect()
-            try:
-                self._mind_lease(self._instance.beat())
-                self._record(self._unrecorded)
-                self._look_after_running()
-                self._give_back()
-            except JournalError as error:
-                self._note_failure(error)
-            if not self._unrecorded and self._running.keys() <= given_up:
-                break
-            self.ears.wait(min(0.2, max(0.0, end - time.monotonic())), *self._dispatch.waiting())
-        for attempt in self._running.values():
-            self._dispatch.cancel(attempt, "the worker stops")
-            _log.warning("attempt did not return before the worker stopped", extra=attempt.fields)
-        if not self._running and not self._unrecorded:
-            try:
+        is_over = False
+        while self._running or self._unrecorded:
+            if not is_over and time.monotonic() > deadline:
+                is_over = True
+                for attempt in self._running.values():
+                    _log.warning("attempt is cut off, because the worker stops",
+                                 extra=attempt.log_fields)  # fmt: skip
+                self._dispatcher.stop_all()
+            if time.monotonic() > deadline + _CUT_OFF_SECONDS:
+                break  # What was not recorded is found as interrupted by the next worker.
+            self._drain_turn()
+            wait = min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()) or _LOOK_SECONDS)
+            self.ears.wait(wait, self._dispatcher.descriptors())
+        try:
+            self._give_back()
+            if not self._running and not self._unrecorded:
                 self._instance.close()
-            except JournalError as error:
-                self._note_failure(error)
+        except JournalError as error:
+            self._note_failure(error)
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
 
+    def _drain_turn(self) -> None:
+        self._collect()
+        try:
+            self._save_states()
+            self._mind_lease(self._instance.beat())
+            self._record(self._unrecorded)
+            self._look_after_running()
+        except JournalError as error:
+            self._note_failure(error)
 
-def _ended(returned: Sequence[Returned]) -> list[Ended]:
-    return [Ended(*one.attempt.key, one.end) for one in returned]
+
+def _ended(finished: Sequence[FinishedAttempt]) -> list[Ended]:
+    return [Ended(*one.attempt.key, one.end) for one in finished]

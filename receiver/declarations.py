@@ -64,7 +64,8 @@ class Setting:
     `type` is a key of `TYPES`. `default` is written as a user would write it; None means "not
     set". A `secret` is never shown and can also be read from the file named by `<name>_FILE`.
     `required_unless` names another setting of the same table that makes this one optional.
-    `minimum` is the smallest value that is accepted, written as a user would write it.
+    `minimum` and `maximum` are the smallest and the largest value that is accepted, written as a
+    user would write them.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Setting:
     secret: bool = False
     choices: tuple[str, ...] = ()
     minimum: str | None = None
+    maximum: str | None = None
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -96,6 +98,8 @@ class Setting:
                     raise ValueError(f"is not one of {', '.join(self.choices)}")
         if self.minimum is not None and value < TYPES[self.type](self.minimum):
             raise ValueError(f"is less than {self.minimum}")
+        if self.maximum is not None and value > TYPES[self.type](self.maximum):
+            raise ValueError(f"is more than {self.maximum}")
         return value
 
     def default_value(self) -> Any:

@@ -198,6 +198,7 @@ class Settings:
         "count",
         "16",
         "attempts that run at a time, of all actions, each in a process of its own",
+        maximum="256",
     )
     log_level: str = setting(
         "LOG_LEVEL",

@@ -651,3 +651,9 @@ def test_removed_key_of_a_policy_in_the_environment_is_refused_with_the_cure(key
         load({name: "process"}, {})
 
     assert refused.value.problems == (f"{name}: {key} is not a key of a policy: {OWN_PROCESS}",)
+
+
+def test_more_executors_than_a_worker_can_watch_are_refused() -> None:
+    assert load({"RECEIVER_WORKER_EXECUTORS": "256"}, {}).worker_executors == 256
+    with pytest.raises(SettingsError, match='RECEIVER_WORKER_EXECUTORS: "257" is more than 256'):
+        load({"RECEIVER_WORKER_EXECUTORS": "257"}, {})

@@ -15,7 +15,7 @@ from receiver.errors import SettingsError
 # gunicorn's own default.
 _BACKLOG = 2048
 # A receiver that was killed a moment ago may hold the port for as long as its web process ends.
-_PATIENCE_SECONDS = 0.3
+_PATIENCE_SECONDS = 0.6
 _STEP_SECONDS = 0.02
 
 

@@ -230,12 +230,20 @@ class Campaign:
         before = len(self._senders.accepted)
         self._senders.release(notifications)
         if not planned.early:
-            wait_until(lambda: len(self._senders.accepted) > before, 60, "accepting again")
+            wait_until(lambda: self._has_accepted(before), 60, "accepting again")
         time.sleep(planned.delay_seconds)  # The random moment; it waits for nothing.
         self._strike(planned)
 
+    def _has_accepted(self, before: int) -> bool:
+        self._receiver.revive()
+        return len(self._senders.accepted) > before
+
     def _strike(self, planned: Planned) -> None:
-        pids = wait_until(lambda: self._pids(planned.victim), 60, f"{planned.victim} there")
+        def victims() -> list[int]:
+            self._receiver.revive()
+            return self._pids(planned.victim)
+
+        pids = wait_until(victims, 60, f"{planned.victim} there")
         if planned.victim == "executor":
             pids = [random.Random(planned.delay_seconds).choice(pids)]
         process = self._receiver.process
@@ -283,7 +291,7 @@ class Campaign:
 
     def _come_to_rest(self, notifications: int) -> None:
         wait_until(
-            lambda: len(self._senders.accepted) + len(self._senders.problems) >= notifications,
+            lambda: self._has_accepted(notifications - len(self._senders.problems) - 1),
             _OUTCOME_SECONDS,
             "every notification accepted",
         )

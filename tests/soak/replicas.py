@@ -165,6 +165,8 @@ class Campaign:
                 if passed > seconds / 2 and not is_restarted:
                     is_restarted = True
                     self._restart_server()
+                for one in self._replicas:
+                    one.revive()
                 self._strike()
                 time.sleep(self._chance.uniform(0.3, 1) * _EVENT_SECONDS)
                 self._thaw(time.monotonic())

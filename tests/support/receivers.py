@@ -123,6 +123,16 @@ class Receiver:
         """Return the log lines with this message, parsed."""
         return log_lines(self.log, message)
 
+    def revive(self) -> None:
+        """Start it again, as systemd would, if the last start found the port still in use.
+
+        The processes of a receiver that was killed need a moment to end.
+        """
+        if self.process is not None and self.process.poll() is not None:
+            logged = self.log.read_bytes()[self._logged_before :]
+            if b"another program uses this port" in logged:
+                self.start()
+
     def stop(self, timeout_seconds: float = 60) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None

@@ -49,7 +49,7 @@ from receiver import TemporaryError, hookimpl
 def execute(context):
     file = os.open(os.environ["WITNESSED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     host = context.alert.labels["host"]
-    line = f"{os.getpid()} {context.run_id} {context.attempt} {host}"
+    line = f"{os.getppid()} {context.run_id} {context.attempt} {host}"
     os.write(file, f"begins {line}\\n".encode())
     time.sleep(0.02)
     os.write(file, f"ends {line}\\n".encode())
@@ -64,7 +64,7 @@ class Line:
     """One line that the action wrote."""
 
     word: str
-    pid: int
+    fork_server: int
     run_id: int
     attempt: int
     host: str
@@ -146,8 +146,10 @@ def evidence(
     wait_until(is_at_rest, 60, "all that may start has ended")
     assert [one.stop() for one in workers] == [0, 0]
     lines = [
-        Line(word, int(pid), int(run_id), int(attempt), host)
-        for word, pid, run_id, attempt, host in map(str.split, witnessed.read_text().splitlines())
+        Line(word, int(fork_server), int(run_id), int(attempt), host)
+        for word, fork_server, run_id, attempt, host in map(
+            str.split, witnessed.read_text().splitlines()
+        )
     ]
     yield Evidence(lines, reading.list_runs(journal, 1000))
 
@@ -201,4 +203,4 @@ def test_two_workers_exceed_no_limit_and_start_all_that_is_allowed(evidence: Evi
         assert due == [starts[0] + HOUR] * (RUNS_OF_A_HOST - 5)
 
     # It was a contest: both processes took part.
-    assert len({line.pid for line in begun}) == 2
+    assert len({line.fork_server for line in begun}) == 2

@@ -130,6 +130,7 @@ class Campaign:
         self._problems: list[str] = []
         self.restarts = 0
         self._frozen: list[tuple[float, Kill]] = []
+        self._planned: list[str] = []
         settings = {
             "RECEIVER_DATABASE_URL": self._server.url(),
             "RECEIVER_LEASE": f"{_LEASE_SECONDS}s",
@@ -184,12 +185,15 @@ class Campaign:
     def _strike(self) -> None:
         replica = self._chance.choice(self._replicas)
         assert replica.process is not None
-        victim = self._chance.choice(_VICTIMS)
+        if not self._planned:  # Every victim about as often, also in a short campaign.
+            self._planned = self._chance.sample(_VICTIMS, len(_VICTIMS))
+        victim = self._planned.pop()
         below = _below(replica)
         everything = [replica.process.pid, *descendants_of(replica.process.pid)]
         pids = everything if victim in ("all", "restart") else below[victim]
         frozen = {pid for _, kill in self._frozen for pid in kill.pids}
         if not pids or frozen & {*everything}:
+            self._planned.insert(0, victim)
             return
         if victim == "restart":
             self._restart(replica)

@@ -54,8 +54,8 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-def _keep_nothing(state: str) -> None:
-    """Store no state, where no journal is: in a test of a plugin."""
+def keep_nothing(state: str) -> None:
+    """Store no state: in a dry run, and in a test of a plugin."""
     del state
 
 
@@ -86,7 +86,7 @@ class ActionContext:
     state: Any = None
     deadline_monotonic: float = field(repr=False)
     cancellation: Cancellation = field(default_factory=Cancellation, repr=False)
-    save_state: Callable[[str], None] = field(default=_keep_nothing, repr=False)
+    _store: Callable[[str], None] = field(default=keep_nothing, repr=False)
 
     def remaining_seconds(self) -> float:
         """Return the time left, never negative; 0 once the run is cancelled or was taken away."""
@@ -126,7 +126,7 @@ class ActionContext:
             raise ValueError(
                 f"a state is at most {MAX_STATE_BYTES} bytes of JSON, not {len(text)}; store an id"
             )
-        self.save_state(text)
+        self._store(text)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but never past the deadline or a cancel: then raise as raise_if_cancelled does."""

@@ -134,6 +134,8 @@ def descendants(pid: int, spared: Collection[int] = ()) -> set[int]:
 
     `spared` and what is below them are left out.
     """
+    owner, present = _present_children
+    spared = {*spared, *present} if pid == owner else spared
     children_of = _listed_children if _HAS_CHILDREN_FILES else _children_by_parent().__getitem__
     below: set[int] = set()
     unseen = [pid]
@@ -142,6 +144,19 @@ def descendants(pid: int, spared: Collection[int] = ()) -> set[int]:
         below |= new
         unseen += new
     return below
+
+
+# The process that has noted its children, and they.
+_present_children: tuple[int, frozenset[int]] = (0, frozenset())
+
+
+def spare_present_children() -> None:
+    """Never kill what was below this process before it began: a shell may have started it.
+
+    `sh -c 'helper & exec receiver serve'` makes the helper a child of the receiver.
+    """
+    global _present_children
+    _present_children = os.getpid(), frozenset(_children())
 
 
 # Of kernels with CONFIG_PROC_CHILDREN. A look at all processes takes twenty times as long, in which
@@ -186,6 +201,13 @@ def kill_descendants(pid: int, spared: Collection[int] = ()) -> set[int]:
     for one in doomed:
         _send(one, signal.SIGKILL)
     return doomed
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a child of this process, and everything below the child."""
+    _send(pid, signal.SIGSTOP)  # So that it starts nothing meanwhile.
+    kill_descendants(pid)
+    _send(pid, signal.SIGKILL)
 
 
 def end_descendants(spared: Collection[int] = (), seconds: float = 10.0) -> set[int]:

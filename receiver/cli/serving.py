@@ -25,6 +25,7 @@ from receiver.processes import (
     end_descendants,
     ignore_operator_signals,
     restore_umask,
+    spare_present_children,
 )
 from receiver.settings import Settings
 from receiver.supervisor import CANNOT_START, Program, Supervisor
@@ -64,6 +65,7 @@ def serve(settings: Settings) -> None:
 def _begin(settings: Settings) -> None:
     """Set up what every process of the receiver has: logs, signals and the mode of new files."""
     ignore_operator_signals(has_terminal=True)
+    spare_present_children()
     close_umask()
     logs.configure(settings.log_level, settings.log_format)
 

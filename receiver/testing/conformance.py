@@ -92,7 +92,7 @@ class Subject:
         def save(state: str) -> None:
             self._states[key] = state
 
-        fields = {"state": saved and json.loads(saved), "save_state": save} | fields
+        fields = {"state": saved and json.loads(saved), "_store": save} | fields
         context = make_context(self.alert(number), **fields)
         return run_action(
             self.plugin, environment=self.environment, context=context, hook=hook, **call
@@ -231,7 +231,7 @@ class ActionConformance:
             raise _DeathError
 
         with suppress(_DeathError, StillRunning):
-            subject.call(save_state=save_and_die)
+            subject.call(_store=save_and_die)
         subject.finish(attempt=2)
         if len(subject.seen()) != expected:
             pytest.fail(

@@ -47,6 +47,7 @@ class Dispatcher:
         self._tracing = tracing
         self._executors: dict[tuple[int, int], Executor] = {}
         self._states: list[StateToSave] = []
+        self._not_started: list[FinishedAttempt] = []
         self._starts_again_at = 0.0
         self.is_lost = False
 
@@ -66,7 +67,15 @@ class Dispatcher:
         span = self._tracing.start_span(f"attempt {run.action}", run.traceparent, fields)
         attempt = RunningAttempt(run, policy, span)
         traced = replace(run, traceparent=span.traceparent) if span.traceparent else run
-        executor = self._give(Order(traced, attempt.deadline))
+        try:
+            executor = self._give(Order(traced, attempt.deadline))
+        except OSError as error:  # This process has no descriptors left.
+            text = f"its process could not be started: {error.strerror}"
+            end = AttemptEnd(AttemptOutcome.CRASHED, error=text, has_begun=False)
+            attempt.finish(end)
+            self._not_started.append(FinishedAttempt(attempt, end))
+            self._starts_again_at = time.monotonic() + _PAUSE_SECONDS
+            return attempt
         executor.attempt = attempt
         self._executors[attempt.key] = executor
         return attempt
@@ -130,6 +139,8 @@ class Dispatcher:
 
     def finished(self) -> Iterator[FinishedAttempt]:
         """Yield the attempts that have ended by now."""
+        not_started, self._not_started = self._not_started, []
+        yield from not_started
         messages, output = self._pool.readable()
         for executor in messages:
             # One message each: what is left is found at the next look.
@@ -140,7 +151,7 @@ class Dispatcher:
             for executor, exited in self._pool.exited():
                 while (message := executor.receive()) is not None:
                     yield from self._handle(executor, message)
-                self._log_output(executor)
+                self._log_output(executor, is_end=True)
                 if executor.attempt is not None:
                     end = _end_of_exit(executor, exited)
                     yield self._finish(executor, end)
@@ -157,7 +168,7 @@ class Dispatcher:
 
     def _handle(self, executor: Executor, message: object) -> Iterator[FinishedAttempt]:
         if isinstance(message, Finished) and executor.attempt is not None:
-            self._log_output(executor)
+            self._log_output(executor, is_end=True)
             if message.leftovers:
                 # Connections that a client keeps open are no fault.
                 level = logging.DEBUG if message.leftovers == (DESCRIPTORS,) else logging.INFO
@@ -178,11 +189,11 @@ class Dispatcher:
         attempt.finish(end)
         return FinishedAttempt(attempt, end)
 
-    def _log_output(self, executor: Executor) -> None:
+    def _log_output(self, executor: Executor, *, is_end: bool = False) -> None:
         """Log what the action and its programs have printed."""
         attempt = executor.attempt
         fields = {"action": executor.action} if attempt is None else attempt.log_fields
-        for line in executor.lines():
+        for line in executor.lines(is_end=is_end):
             _output.info("action printed", extra={**fields, "text": line[:_LONGEST_LINE]})
 
     def take_states(self) -> list[StateToSave]:

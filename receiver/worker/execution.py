@@ -10,7 +10,7 @@ from typing import Any
 from receiver import logs, plainjson
 from receiver.alertmanager import Alert
 from receiver.calls import Call
-from receiver.context import ActionContext, Cancellation, RunLogger
+from receiver.context import ActionContext, Cancellation, RunLogger, keep_nothing
 from receiver.errors import (
     DeadlineExceededError,
     PermanentError,
@@ -65,7 +65,7 @@ class AttemptExecution:
             state=json.loads(run.saved_state) if run.saved_state else None,
             deadline_monotonic=deadline,
             cancellation=cancellation,
-            save_state=save_state,
+            _store=keep_nothing if run.is_dry_run else save_state,
         )
 
     @property
@@ -94,6 +94,9 @@ class AttemptExecution:
         elif self._actions.has_hook(name, "describe"):
             try:
                 said = _cut(str(self._actions.call(name, "describe", self._arguments)))
+            except StillRunning as error:
+                text = f"describe() must not raise {describe_error(error)}"
+                return AttemptEnd(AttemptOutcome.FAILED, error=text)
             except BaseException as error:  # noqa: BLE001 - a plugin's call
                 return self._failed(error)
         return AttemptEnd(AttemptOutcome.SUCCEEDED, result=plainjson.dumps({"dry_run": said}))

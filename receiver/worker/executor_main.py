@@ -22,7 +22,7 @@ from receiver import logs, tracing
 from receiver.context import Cancellation
 from receiver.errors import TemporaryError
 from receiver.plugins import Actions
-from receiver.policies import Policy
+from receiver.policies import MAX_STATE_BYTES, Policy
 from receiver.processes import (
     DRAIN_SIGNALS,
     IGNORED_SIGNALS,
@@ -99,7 +99,7 @@ class ExecutorMain:
         # A child that a plugin forks must not answer for the attempt.
         os.register_at_fork(after_in_child=self._connection.close)
         traces = tracing.start(self._settings, "executor")
-        clean = _State()
+        clean = _State(self._policy.max_memory)
         while (order := self._next_order()) is not None:
             self._cancellation = _Cancellation(self._connection, self._exchanging)
             with traces.within(order.run.traceparent):
@@ -135,11 +135,14 @@ class ExecutorMain:
         with suppress(OSError):  # No /proc, or none that can be written.
             Path("/proc/self/oom_score_adj").write_text(f"{_OOM_SCORE_ADJUSTMENT}\n")
         # What the fork server has loaded is shared, and does not count.
-        bound = _data_bytes() + self._policy.max_memory
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        if most != resource.RLIM_INFINITY:
-            bound = min(bound, most)
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, most))  # A program may raise its own.
+        if used := _data_bytes():
+            bound = used + self._policy.max_memory
+            if most != resource.RLIM_INFINITY:
+                bound = min(bound, most)
+            with suppress(OSError, ValueError):  # Where it is not allowed, there is no bound.
+                # Only the soft one: a program may raise its own.
+                resource.setrlimit(resource.RLIMIT_DATA, (bound, most))
 
     def _next_order(self) -> Order | None:
         """Wait for an order; return None when the worker has closed the connection."""
@@ -153,6 +156,8 @@ class ExecutorMain:
 
     def _save(self, state: str) -> None:
         """Let the worker store a state; return once the journal has it."""
+        if not isinstance(state, str) or len(state.encode(errors="replace")) > MAX_STATE_BYTES:
+            raise ValueError(f"a state is JSON of at most {MAX_STATE_BYTES} bytes; use save()")
         with self._exchanging:
             self._write(SaveState(state))
             while not isinstance(answer := self._cancellation.receive(), StateStored):
@@ -211,6 +216,8 @@ class _Cancellation(Cancellation):
         return self.reason is not None
 
     def _is_readable(self, seconds: float) -> bool:
+        # As `Event.wait` does, for which a negative time and NaN have passed.
+        seconds = seconds if seconds > 0 else 0.0
         try:
             return bool(select.select([self._connection.fileno()], [], [], seconds)[0])
         except (OSError, ValueError):  # The plugin has closed it.
@@ -221,8 +228,10 @@ class _Cancellation(Cancellation):
 class _State:
     """What an attempt must leave as it was, so that its executor can be used again."""
 
-    def __init__(self) -> None:
-        """Note the present state of the process."""
+    def __init__(self, most_bytes: int) -> None:
+        """Note the present state of the process; an attempt may use so much memory."""
+        self._most_bytes = most_bytes
+        self._began_with = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._noted = self._read()
 
     def _read(self) -> dict[str, object]:
@@ -234,7 +243,16 @@ class _State:
             "another environment": dict(os.environb),
             "other signal handlers": [signal.getsignal(number) for number in _SIGNALS],
             "changed functions of time": [getattr(time, name) for name in _TIME],
+            "another output": _outputs(),
+            "a timer": signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0),
+            "another bound of memory": resource.getrlimit(resource.RLIMIT_DATA),
+            "much memory": self._has_grown(),
         }
+
+    def _has_grown(self) -> bool:
+        """Whether attempts have used so much memory that the next may find too little."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak - self._began_with > self._most_bytes // 2
 
     def differences(self) -> tuple[str, ...]:
         """Return in words what has changed."""
@@ -259,15 +277,29 @@ def _count_descriptors() -> int:
 
 def _data_bytes() -> int:
     """Return what RLIMIT_DATA counts of this process: its private memory that can be written."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
     return 0
 
 
 def _directory() -> tuple[int, int]:
     here = Path().stat()
     return here.st_dev, here.st_ino
+
+
+def _outputs() -> list[object]:
+    """Return what the standard streams are, and where they lead."""
+    found: list[object] = []
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        try:
+            there = os.fstat(number)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((id(stream), getattr(stream, "closed", True), there.st_dev, there.st_ino))
+    return found
 
 
 def _umask() -> int:

@@ -16,12 +16,12 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
-from receiver.errors import ExecutorLostError
+from receiver.errors import ExecutorLostError, SettingsError
 from receiver.processes import become_subreaper, ending, ends_within, kill_descendants, reap_adopted
 from receiver.settings import Settings
 from receiver.worker import fork_server
@@ -88,21 +88,27 @@ class Executor:
             self.connection.close()
             self.connection = None
 
-    def lines(self) -> Iterator[str]:
-        """Yield what the plugin and its programs have written, by lines, as far as it has come."""
+    def lines(self, *, is_end: bool) -> Iterator[str]:
+        """Yield what the plugin and its programs have written, by lines, as far as it has come.
+
+        `is_end`: the attempt has ended, and so has its last line.
+        """
         if self.output is None:
             return
-        with suppress(BlockingIOError):
+        try:
             text = os.read(self.output, _OUTPUT_BYTES)
-            *whole, self._line = (self._line + text).split(b"\n")
-            if not text or len(self._line) >= _OUTPUT_BYTES:
-                whole, self._line = [*whole, self._line], b""
-            if not text:
-                os.close(self.output)
-                self.output = None
-            for line in whole:
-                if line.strip():
-                    yield line.decode(errors="replace")
+            is_over = not text
+        except BlockingIOError:
+            text, is_over = b"", False
+        *whole, self._line = (self._line + text).split(b"\n")
+        if is_end or is_over or len(self._line) >= _OUTPUT_BYTES:
+            whole, self._line = [*whole, self._line], b""
+        if is_over:
+            os.close(self.output)
+            self.output = None
+        for line in whole:
+            if line.strip():
+                yield line.decode(errors="replace")
 
     def descriptors(self) -> list[int]:
         """Return what can be read when a message or output has come."""
@@ -125,6 +131,8 @@ class ExecutorPool:
 
     def __init__(self, settings: Settings) -> None:
         """Fork the fork server, which loads the plugins while its caller does something else."""
+        if not Path("/proc/self/task").is_dir():
+            raise SettingsError(["/proc is not there, and executors need it; mount it"])
         self._settings = settings
         self._capacity = settings.worker_executors
         self._executors: dict[int, Executor] = {}
@@ -190,7 +198,8 @@ class ExecutorPool:
     def take(self, action: str) -> Executor:
         """Return an idle executor of an action: one that has served it before, or a new one.
 
-        The caller keeps to the capacity. Where it is reached by idle executors of other actions,
+        The caller keeps to the capacity. Raises OSError when this process has no descriptors for a
+        new one. Where it is reached by idle executors of other actions,
         the one that has been idle for longest makes room.
         """
         idle = [one for one in self._active() if one.attempt is None]
@@ -205,16 +214,18 @@ class ExecutorPool:
         return [one for one in self._executors.values() if one.retired_at is None]
 
     def _start(self, action: str) -> Executor:
-        near, far = socket.socketpair()
-        read, write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(read, False)
-        executor = Executor(next(self._numbers), action, near, read)
-        self._executors[executor.number] = executor
-        try:
+        with ExitStack() as ours, ExitStack() as theirs:
+            near, far = socket.socketpair()
+            ours.enter_context(near)
+            theirs.enter_context(far)
+            read, write = os.pipe2(os.O_CLOEXEC)
+            ours.callback(os.close, read)
+            theirs.callback(os.close, write)
+            os.set_blocking(read, False)
+            executor = Executor(next(self._numbers), action, near, read)
+            ours.pop_all()
+            self._executors[executor.number] = executor
             self._tell(Fork(executor.number, action), far.fileno(), write)
-        finally:
-            far.close()
-            os.close(write)
         return executor
 
     def _tell(self, message: object, *descriptors: int) -> None:
@@ -228,13 +239,16 @@ class ExecutorPool:
         executor.attempt = None
         executor.idle_since = time.monotonic()
         executor.attempts += 1
-        if leftovers or executor.attempts >= _MOST_ATTEMPTS:
+        if leftovers or executor.attempts >= _MOST_ATTEMPTS or executor.killed_because:
             self.retire(executor)
 
     def retire(self, executor: Executor) -> None:
         """Let an idle executor exit."""
         executor.retired_at = time.monotonic()
         executor.disconnect()
+        exiting = [one for one in self._executors.values() if one.retired_at is not None]
+        if len(exiting) > self._capacity:  # They still hold memory.
+            self.kill(exiting[0], "it did not exit")
 
     def kill(self, executor: Executor, because: str) -> None:
         """Kill an executor and everything that it started; `exited` tells when that is done."""
@@ -327,5 +341,11 @@ def _become_fork_server(
     fresh: frozenset[str],
 ) -> None:
     near.close()
+    # A second fork server is forked when the worker has opened its journal.
+    kept = {0, 1, 2, far.fileno(), report.fileno()}
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor not in kept:
+            with suppress(OSError):
+                os.close(descriptor)
     fork_server.main(settings, far, report, fresh)
     os._exit(0)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from receiver.errors import PluginError, SettingsError
 from receiver.metrics.sharing import count_alone
@@ -28,10 +29,11 @@ from receiver.processes import (
     DRAIN_SIGNALS,
     IGNORED_SIGNALS,
     become_subreaper,
+    descendants,
     end_descendants,
     ending,
     ignore_signals,
-    kill_descendants,
+    kill_tree,
     show_as,
 )
 from receiver.settings import Settings
@@ -67,6 +69,8 @@ def main(
     except (SettingsError, PluginError) as error:
         report.send(error)
         return
+    # A plugin may have set handlers of its own.
+    ignore_signals(*IGNORED_SIGNALS, *DRAIN_SIGNALS)
     wraps = any(has_wrappers(actions.plugins[name].implementation) for name in left)
     report.send(Loaded(actions.loaded, rules, left, wraps))
     report.close()
@@ -87,24 +91,27 @@ def _load(settings: Settings, fresh: frozenset[str]) -> tuple[Actions, dict[str,
 
     def note(name: str) -> None:
         nonlocal before
-        threads, sockets = now = _activity()
+        threads, sockets, children = now = _activity()
         if threads > before[0]:
             left[name] = "it starts threads while it is loaded"
         elif sockets > before[1]:
             left[name] = "it opens connections while it is loaded"
+        elif children > before[2]:
+            left[name] = "it starts processes while it is loaded"
         before = now
 
     return load_actions(settings, left_out=fresh, on_load=note), left
 
 
-def _activity() -> tuple[int, int]:
-    """Return how many threads and how many sockets this process has."""
+def _activity() -> tuple[int, int, int]:
+    """Return how many threads, sockets and children this process has."""
     sockets = 0
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # The directory itself is closed by now.
             # Event queues (`anon_inode`) are as little to be shared as connections.
             sockets += str(entry.readlink()).startswith(("socket:", "anon_inode:"))
-    return len(list(Path("/proc/self/task").iterdir())), sockets
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    return threads, sockets, len(descendants(os.getpid()))
 
 
 class _ForkServer:
@@ -117,6 +124,7 @@ class _ForkServer:
         self._control = control
         self._executors: dict[int, int] = {}  # Process id -> number of the executor.
         self._has_warned = False
+        self._lock: TextIO | None = None
         self._awake, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _ignore)  # Handled, so that it ends the wait in `serve`.
@@ -148,9 +156,7 @@ class _ForkServer:
             case Kill():
                 for pid, executor in self._executors.items():
                     if executor == message.executor:
-                        os.kill(pid, signal.SIGSTOP)  # So that it starts nothing meanwhile.
-                        kill_descendants(pid)
-                        os.kill(pid, signal.SIGKILL)
+                        kill_tree(pid)
             case HoldLock():
                 self._lock = hold_with(message.path)
                 self._control.send(pickle.dumps(message))
@@ -177,6 +183,8 @@ class _ForkServer:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
+            if self._lock is not None:
+                self._lock.close()
             os.close(self._awake)
             os.close(self._wake)
             if action not in self._actions:  # It must not be loaded before a fork.

@@ -107,6 +107,7 @@ class Worker:
         """Do all that can be done now; return how many seconds the next turn may wait."""
         # Read first: an unread message would end the next wait at once.
         self._collect()
+        self._dispatcher.kill_overdue()  # Also while the journal cannot be written.
         try:
             self._save_states()
             self._mind_lease(self._instance.beat())
@@ -190,13 +191,14 @@ class Worker:
             except JournalError as problem:
                 error = describe_error(problem)
                 self._note_failure(problem)
+            except ValueError as problem:  # A plugin went around `context.save`.
+                error = describe_error(problem)
             else:
                 error = None if is_saved else "the run has another owner"
             self._dispatcher.answer(to_save, error)
 
     def _look_after_running(self) -> None:
-        """Kill what is past its deadline, and pass on what a person wants stopped."""
-        self._dispatcher.kill_overdue()
+        """Pass on what a person wants stopped."""
         if not self._running or not self._is_due("look", _LOOK_SECONDS):
             return
         wanted = claims.cancel_requests(self._journal, self._instance.id)
@@ -377,6 +379,7 @@ class Worker:
 
     def _drain_turn(self) -> None:
         self._collect()
+        self._dispatcher.kill_overdue()
         try:
             self._save_states()
             self._mind_lease(self._instance.beat())

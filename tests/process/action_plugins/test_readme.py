@@ -304,8 +304,8 @@ def test_every_hook_stands_there_with_its_arguments() -> None:
 def test_every_member_of_the_context_stands_there() -> None:
     section = README.partition("### Context")[2].partition("### Errors")[0]
     listed = set(re.findall(r"`(\w+)(?:\(\w*\))?`", section))
-    members = {one for one in dir(ActionContext) if not one.startswith("_")} - {"save_state"}
-    members |= {one.name for one in fields(ActionContext)} - {"deadline_monotonic", "save_state"}
+    members = {one for one in dir(ActionContext) if not one.startswith("_")}
+    members |= {one.name for one in fields(ActionContext)} - {"deadline_monotonic", "_store"}
     assert members <= listed
 
 

@@ -4,8 +4,13 @@ import json
 import os
 import pickle
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Any
 
 import pytest
@@ -30,6 +35,10 @@ HERE = Path(__file__).parent
 if (HERE / "deadly").exists():
     (HERE / "deadly").unlink()
     os.kill(os.getpid(), signal.SIGKILL)
+if (HERE / "sets handlers").exists():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+if (HERE / "starts a process").exists():
+    HELPER = subprocess.Popen(["sleep", "600"])
 if (HERE / "starts a thread").exists():
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 
@@ -60,6 +69,7 @@ def print_much():
     subprocess.run(["echo", "by a program"], check=True)
 
 
+KEPT = []
 WAYS = {
     "": lambda: None,
     "segfaults": segfault,
@@ -74,6 +84,10 @@ WAYS = {
     "closes its output": lambda: (sys.stdout.close(), os.close(1), os.close(2)),
     "takes 300 MB": lambda: bytearray(300 << 20) and None,
     "returns 200 MB": lambda: "x" * (200 << 20),
+    "closes its streams": lambda: (sys.stdout.close(), sys.stderr.close()),
+    "leads its output away": lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1),
+    "keeps 70 MB": lambda: KEPT.append(bytearray(70 << 20)),
+    "prints half a line": lambda: sys.stdout.write("half a line"),
     "returns a fork": lambda: os.fork() and "parent",
 }
 
@@ -105,6 +119,14 @@ def execute(context):
     (HERE / f"begun {context.alert.fingerprint}").touch()
     if context.alert.labels.get("how") == "waits":
         context.sleep(60)
+    if context.alert.labels.get("how") == "sleeps backwards":
+        context.sleep(-1)
+        context.sleep(float("nan"))
+        return "slept"
+    if context.alert.labels.get("how") == "stores what is no text":
+        context._store({"a": 1})
+    if context.alert.labels.get("how") == "uses its helper":
+        return HELPER.poll() is None
     returned = WAYS[context.alert.labels.get("how", "")]()
     return os.getpid() if returned is None else returned
 """
@@ -177,6 +199,8 @@ ENDS = {
     "raises 100 MB": ("failed", "ValueError: yyy"),
     "returns a fork": ("succeeded", None),
     "raises in a fork": ("succeeded", None),
+    "sleeps backwards": ("succeeded", None),
+    "stores what is no text": ("failed", "ValueError: a state is JSON of at most 4096 bytes"),
 }  # fmt: skip
 
 
@@ -244,6 +268,148 @@ def test_programs_inherit_no_descriptor_of_the_receiver(start: Start, tmp_path: 
     (nothing, *pipes) = json.loads(run["result"])
     assert nothing == "/dev/null"
     assert [one.partition(":")[0] for one in pipes] == ["pipe", "pipe"]
+
+
+@pytest.mark.parametrize("how", ["closes its streams", "leads its output away"])
+def test_attempt_that_breaks_its_output_breaks_no_other(
+    start: Start, tmp_path: Path, how: str
+) -> None:
+    receiver = start(RECEIVER_WORKER_EXECUTORS="1").wait_ready()
+    fire(receiver, how)
+    ended(tmp_path, how)
+    fire(receiver, "prints")
+    (run,) = ended(tmp_path, "prints")
+    assert run["outcome"] == "succeeded"
+    wait_until(lambda: len(receiver.lines("action printed")) == 4, 30, "four lines")
+
+
+def test_executor_that_is_nearly_full_is_not_used_again(start: Start, tmp_path: Path) -> None:
+    receiver = start(RECEIVER_WORKER_EXECUTORS="1").wait_ready()
+    for number in range(7):
+        fire(receiver, "keeps 70 MB", f"f{number}")
+        (run,) = ended(tmp_path, f"f{number}")
+        assert run["outcome"] == "succeeded", run["error"]
+
+
+def test_line_without_an_end_belongs_to_the_attempt_that_wrote_it(
+    start: Start, tmp_path: Path
+) -> None:
+    receiver = start(RECEIVER_WORKER_EXECUTORS="1").wait_ready()
+    for fingerprint in ("one", "two"):
+        fire(receiver, "prints half a line", fingerprint)
+        ended(tmp_path, fingerprint)
+    wait_until(lambda: len(receiver.lines("action printed")) == 2, 30, "two lines")
+    lines = receiver.lines("action printed")
+    assert [(one["text"], one["fingerprint"]) for one in lines] == [
+        ("half a line", "one"), ("half a line", "two")
+    ]  # fmt: skip
+
+
+def test_attempt_is_killed_at_its_deadline_while_the_journal_is_locked(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    receiver = start(RECEIVER_ACTION_ACTS_TIMEOUT="1s").wait_ready()
+    fire(receiver, "ignores its deadline")
+    wait_until(lambda: (plugins / "begun ignores its deadline").exists())
+    file = tmp_path / "data" / "journal.db"
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        message = "attempt is past its deadline and is killed"
+        wait_until(lambda: receiver.lines(message), 30, "the attempt is killed")
+        wait_until(lambda: not descendants(fork_server_of(receiver)), 30, "its executor is gone")
+        lock.execute("ROLLBACK")
+    (run,) = ended(tmp_path, "ignores its deadline")
+    assert run["outcome"] == "failed"
+
+
+def test_handlers_that_a_plugin_sets_while_loading_do_not_end_the_fork_server(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    (plugins / "sets handlers").touch()
+    receiver = start().wait_ready()
+    os.kill(fork_server_of(receiver), signal.SIGTERM)
+    fire(receiver, "")
+    (run,) = ended(tmp_path, "f")
+    assert run["outcome"] == "succeeded"
+    assert len(receiver.lines("worker started")) == 1
+
+
+def test_process_that_a_plugin_starts_while_loading_is_there_for_each_attempt(
+    start: Start, tmp_path: Path, plugins: Path
+) -> None:
+    (plugins / "starts a process").touch()
+    receiver = start(RECEIVER_WORKER_EXECUTORS="1").wait_ready()
+    (line,) = receiver.lines("plugin is loaded anew by each executor")
+    assert line["reason"] == "it starts processes while it is loaded"
+    for fingerprint in ("one", "two", "three"):
+        fire(receiver, "uses its helper", fingerprint)
+        (run,) = ended(tmp_path, fingerprint)
+        assert (run["outcome"], run["result"]) == ("succeeded", "true")
+
+
+def test_program_that_a_shell_started_before_the_receiver_survives_a_worker(
+    plugins: Path, tmp_path: Path
+) -> None:
+    helper = tmp_path / "helper"
+    shell = ("sh", "-c", f'sleep 600 & echo $! >{helper}; exec "$@"', "sh")
+    receiver = Receiver("serve", {"RECEIVER_DATA_DIR": str(tmp_path / "data")},
+                        tmp_path / "receiver.log", shell)  # fmt: skip
+    try:
+        receiver.wait_ready()
+        os.kill(receiver.children()["worker"], signal.SIGKILL)
+        wait_until(lambda: len(receiver.lines("worker started")) == 2, 60, "another worker")
+        assert is_alive(int(helper.read_text()))
+        assert receiver.stop() == 0
+        assert is_alive(int(helper.read_text()))
+    finally:
+        receiver.kill()
+        os.kill(int(helper.read_text()), signal.SIGKILL)
+
+
+POOL = """
+import resource, sys, time
+from receiver.settings import load
+from receiver.worker.executors import ExecutorPool
+settings = load({"RECEIVER_DATA_DIR": sys.argv[1]}, {})
+with ExecutorPool(settings) as pool:
+    pool.loaded()
+"""
+
+
+def run_with_pool(tmp_path: Path, script: str) -> str:
+    """Run a script with a pool of its own; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", POOL + indent(dedent(script), "    "), str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_executor_that_is_being_killed_gets_no_other_attempt(tmp_path: Path) -> None:
+    script = """
+    killed = pool.take("log_action")
+    pool.kill(killed, "it is late")
+    pool.release(killed, ())  # Its attempt had ended a moment before.
+    print(pool.take("log_action") is killed)
+    """
+    assert run_with_pool(tmp_path, script) == "False"
+
+
+def test_executor_that_cannot_be_started_for_want_of_descriptors_is_an_error_that_passes(
+    tmp_path: Path,
+) -> None:
+    script = """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4, limits[1]))
+    try:
+        pool.take("log_action")
+    except OSError as error:
+        print(error.strerror)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print(pool.take("log_action").action)
+    """
+    assert run_with_pool(tmp_path, script) == "Too many open files\nlog_action"
 
 
 def test_executor_of_another_action_makes_room(start: Start, tmp_path: Path, plugins: Path) -> None:

@@ -54,8 +54,6 @@ def test_queue_of_short_runs_delays_no_acceptance(tmp_path: Path) -> None:
     assert len(runs) == queues * _RUNS + len(traffic.accepted)
     assert {(run["outcome"], run["attempts"]) for run in runs} == {("succeeded", 1)}
     assert statistics.median(traffic.seconds) < 0.5
-    # Nineteen of twenty, because a busy machine may hold up any single request.
-    assert statistics.quantiles(traffic.seconds, n=20)[-1] < 1
     traffic.check()
 
 

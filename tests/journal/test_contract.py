@@ -1,9 +1,8 @@
 """What every journal promises, on every database."""
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -16,34 +15,12 @@ from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.clock import Clock
 from tests.support.databases import Databases
 from tests.support.notifications import SEQUENCES, T0, alert, notification, sequence
 
 LOADED = frozenset({"a", "b", "page"})
 RULES = Rules()
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self, now: datetime = T0 + timedelta(minutes=1)) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def move(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def journal(open_journal: Callable[..., Journal], clock: Clock) -> Journal:
-    return open_journal(clock=clock)
 
 
 def intake(body: bytes, action: str = "a", source: str = "") -> Intake:

@@ -1,7 +1,6 @@
 """What attempts say about their action, jobs elsewhere, and runs alone: on every database."""
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ from receiver.journal.requests import Person
 from receiver.journal.saved_state import save_state
 from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
-from tests.support.notifications import T0, alert, notification
+from tests.support.clock import Clock
+from tests.support.notifications import alert, notification
 
 LOADED = frozenset({"a", "b", "page"})
 ANN = Person("ann", "cli on desk")
@@ -29,29 +29,6 @@ FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
 CRASHED = AttemptEnd(AttemptOutcome.CRASHED, error="its process was ended by SIGSEGV")
 STOPPED = AttemptEnd(AttemptOutcome.STOPPED, error="the worker stopped")
 STILL_RUNNING = AttemptEnd(AttemptOutcome.STILL_RUNNING, check_after=MINUTE)
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = T0 + MINUTE
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def move(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def journal(open_journal: Callable[..., Journal], clock: Clock) -> Journal:
-    return open_journal(clock=clock)
 
 
 def rules(**policy: Any) -> Rules:

@@ -22,6 +22,7 @@ from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
 from receiver.policies import AttemptEnd, AttemptOutcome, Limits, Next, Policy, Rules
 from receiver.routing import Catalog
+from tests.support.clock import Clock
 from tests.support.notifications import T0, alert, notification
 
 LOADED = frozenset({"a", "b", "page"})
@@ -30,29 +31,6 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
 FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
 BROKEN = AttemptEnd(AttemptOutcome.FAILED, error="no", permanent=True)
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = T0 + MINUTE
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def move(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def journal(open_journal: Callable[..., Journal], clock: Clock) -> Journal:
-    return open_journal(clock=clock)
 
 
 def rules(limits: Limits | None = None, **policy: Any) -> Rules:

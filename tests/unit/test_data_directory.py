@@ -12,10 +12,7 @@ import pytest
 from receiver.data_directory import check_data_directory, prepare_data_directory
 from receiver.errors import SettingsError
 from tests.support.directories import open_directory
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can become another user or mount a disk"
-)
+from tests.support.root import needs_root
 
 
 def problem_of(directory: Path) -> str:

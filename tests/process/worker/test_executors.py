@@ -11,17 +11,15 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from textwrap import dedent, indent
-from typing import Any
 
 import pytest
 
 from receiver.errors import PluginError, SettingsError
-from receiver.journal import reading
-from receiver.journal.journal import Journal
 from receiver.processes import descendants
 from tests.support.notifications import alert, notification
 from tests.support.processes import is_alive
 from tests.support.receivers import Receiver
+from tests.support.runs import ended
 from tests.support.waiting import wait_until
 
 Start = Callable[..., Receiver]
@@ -165,20 +163,6 @@ def fire(receiver: Receiver, how: str, fingerprint: str = "") -> None:
     """Let the action do something for a new alert."""
     labels = {"how": how} if how else {}
     assert receiver.post(notification(alert(fingerprint or how or "f", labels=labels))).ok
-
-
-def ended(tmp_path: Path, *fingerprints: str) -> list[dict[str, Any]]:
-    """Wait until the runs of these alerts have finished, and return them."""
-    journal = Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
-
-    def found() -> dict[str, dict[str, Any]]:
-        runs = reading.list_runs(journal, state="finished")
-        return {run["fingerprint"]: run for run in runs}
-
-    wait_until(lambda: found().keys() >= set(fingerprints), 60, str(fingerprints))
-    runs = found()
-    journal.close()
-    return [runs[fingerprint] for fingerprint in fingerprints]
 
 
 ENDS = {

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from receiver.journal import reading
-from receiver.journal.journal import Journal
 from receiver.policies import Policy
 from tests.support.documents import ROOT
 from tests.support.fake_efs import FakeEfs
 from tests.support.notifications import alert, notification
 from tests.support.processes import descendants_of
 from tests.support.receivers import Receiver
+from tests.support.runs import ended
 from tests.support.waiting import wait_until
 
 Start = Callable[..., Receiver]
@@ -83,20 +82,6 @@ def fire(receiver: Receiver, action: str, fingerprint: str, **annotations: str) 
     """Let an action run for a new alert."""
     one = alert(fingerprint, annotations={"value": "1", **annotations})
     assert receiver.post(notification(one), f"/webhook/{action}").json()["accepted"] == 1
-
-
-def ended(tmp_path: Path, *fingerprints: str) -> list[dict[str, Any]]:
-    """Wait until the runs of these alerts have finished, and return them."""
-    journal = Journal(f"sqlite:///{tmp_path / 'data' / 'journal.db'}")
-
-    def found() -> dict[str, dict[str, Any]]:
-        runs = reading.list_runs(journal, state="finished")
-        return {run["fingerprint"]: run for run in runs}
-
-    wait_until(lambda: found().keys() >= set(fingerprints), 60, str(fingerprints))
-    runs = found()
-    journal.close()
-    return [runs[fingerprint] for fingerprint in fingerprints]
 
 
 def test_max_memory_bounds_an_action_and_the_programs_that_it_starts(

@@ -67,13 +67,12 @@ def main(
         actions, left = _load(settings, fresh)
         rules = loaded_rules(settings, actions) if fresh else rules_of(settings, actions)
     except (SettingsError, PluginError) as error:
-        report.send(error)
+        _report(report, error)
         return
     # A plugin may have set handlers of its own.
     ignore_signals(*IGNORED_SIGNALS, *DRAIN_SIGNALS)
     wraps = any(has_wrappers(actions.plugins[name].implementation) for name in left)
-    report.send(Loaded(actions.loaded, rules, left, wraps))
-    report.close()
+    _report(report, Loaded(actions.loaded, rules, left, wraps))
     if left and not fresh:
         # A process with threads or connections of a plugin is not forked: the worker starts
         # another fork server without these plugins.
@@ -82,6 +81,12 @@ def main(
     gc.freeze()
     gc.enable()
     _ForkServer(settings, actions, rules, control).serve()
+
+
+def _report(report: Connection, message: Loaded | Exception) -> None:
+    """Tell the worker how the loading ended, and nothing else after that."""
+    with report, suppress(OSError):  # A worker that was stopped meanwhile reads no report.
+        report.send(message)
 
 
 def _load(settings: Settings, fresh: frozenset[str]) -> tuple[Actions, dict[str, str]]:

@@ -477,6 +477,34 @@ def test_worker_whose_fork_server_ends_while_it_loads_is_replaced(
     assert run["outcome"] == "succeeded"
 
 
+def test_worker_that_is_stopped_while_plugins_load_leaves_no_traceback(tmp_path: Path) -> None:
+    plugin = """
+        import time
+        from pathlib import Path
+        from receiver import hookimpl
+
+        here = Path(__file__).parent
+        (here / "loading").touch()
+        while not (here / "go on").exists():
+            time.sleep(0.01)
+
+        @hookimpl
+        def execute(): pass
+    """
+    (tmp_path / "slow.py").write_text(dedent(plugin))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "receiver", "worker"],
+        env={"PLUGIN_DIR": str(tmp_path), "RECEIVER_DATA_DIR": str(tmp_path / "data")},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_until((tmp_path / "loading").exists)
+    worker.terminate()
+    assert worker.wait(60) == -signal.SIGTERM
+    (tmp_path / "go on").touch()
+    # The fork server holds the output open until it has ended.
+    assert worker.communicate(timeout=60) == ("", None)
+
+
 def test_plugin_that_starts_threads_while_loading_is_loaded_anew_by_each_executor(
     start: Start, tmp_path: Path, plugins: Path
 ) -> None:

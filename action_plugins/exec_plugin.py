@@ -45,7 +45,7 @@ _BLOCK = 64 * 2**10
 _LAST_READS = 32
 _LOOK_SECONDS = 0.02
 # A program that has closed its output ends at once, as a rule.
-_FIRST_PAUSE_SECONDS = 0.0005
+_FIRST_PAUSE_SECONDS = 0.0001
 _PERMANENT_ERRNOS = frozenset({
     errno.E2BIG, errno.EACCES, errno.ELIBBAD, errno.ELOOP, errno.ENOENT, errno.ENOEXEC,
     errno.ENOTDIR, errno.EPERM,

@@ -37,6 +37,10 @@ class History:
 
     def as_of(self, now: datetime) -> "History":
         """Return what of it counts now, whatever clock recorded it; see receiver.clock."""
+        starts = (*self.target_starts, *self.action_starts, *self.all_starts)
+        until = self.paused_until or now
+        if until <= now and all(at <= now for at in (*starts, *[end for end, _ in self.ends])):
+            return self  # As it is, unless a clock was wrong.
         return replace(
             self,
             target_starts=_as_of(self.target_starts, now),

@@ -8,6 +8,7 @@ from enum import StrEnum
 from receiver.clock import past
 from receiver.declarations import Backoff, Breaker, Window, declared, nearest, setting
 from receiver.durations import format_duration
+from receiver.packing import Packed
 
 # An action may name the time of its next attempt, but not one that nobody will live to see.
 _LONGEST_NAMED = timedelta(days=7)
@@ -198,7 +199,7 @@ BREAKER_OUTCOMES = (
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptEnd:
+class AttemptEnd(Packed):
     """How one attempt ended.
 
     `result` is JSON. `permanent`: trying again cannot help. `retry_at` and `retry_after` are the

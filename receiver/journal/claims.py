@@ -5,7 +5,7 @@ cannot be claimed for ever.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -78,16 +78,16 @@ def claim_in(
     now = journal.now(connection)
     if slots <= 0:
         return Claims([], [])
-    due = Due(journal, connection, rules, now, slots)
-    in_turn = due.runs(actions)
-    if not in_turn:
-        return Claims([], [])
     past = Past(connection, rules, now)
+    due = Due(journal, connection, rules, now)
     claimed: list[ClaimedRun] = []
     moved: list[tuple[int, Verdict]] = []
-    for run in in_turn:
+    for row in due.rows(_with_room(actions, rules, past), slots):
         if len(claimed) == slots:
             break
+        if not _with_room([row.action], rules, past):
+            continue
+        run = due.run(row)
         policy = rules.policy(run.action)
         unapproved = guardrails.needs_approval(
             policy, run.kind, run.approval, run.is_dry_run, run.was_counted
@@ -110,10 +110,21 @@ def claim_in(
             moved.append((run.id, verdict))
             _move(journal, connection, run, verdict, rules, now)
     if claimed:
-        claimed = _mark_claimed(connection, owner, claimed, now)
+        _mark_claimed(connection, owner, claimed, now)
     # What was claimed keeps its target busy: the next look sees past others of that target.
-    is_cut = bool(claimed) and due.is_cut and not claimed[-1].runs_alone
+    may_go_on = 0 < len(claimed) < slots and not claimed[-1].runs_alone
+    is_cut = may_go_on and bool(_with_room(due.cut, rules, past))
     return Claims(claimed, moved, bool(moved) or is_cut)
+
+
+def _with_room(actions: Iterable[str], rules: Rules, past: Past) -> list[str]:
+    """Return those of the actions of which a run may be claimed now, or be put before a person."""
+    return [
+        action
+        for action in actions
+        if past.running(action) < (policy := rules.policy(action)).max_concurrent
+        or policy.approval == "required"
+    ]
 
 
 def _move(
@@ -166,10 +177,11 @@ _MARK_CLAIMED = (
 
 def _mark_claimed(
     connection: Connection, owner: str, claimed: Sequence[ClaimedRun], now: datetime
-) -> list[ClaimedRun]:
-    """Mark runs as running, and return them with their arguments, worked out at the first claim."""
+) -> None:
+    """Mark runs as running, with their arguments, which are worked out at the first claim."""
     # The one place that parses an expression; never in the web process.
-    claimed = [run if run.call else replace(run, call=_call(run)) for run in claimed]
+    for run in claimed:
+        run.call = run.call or _call(run)
     connection.execute(
         _MARK_CLAIMED,
         [
@@ -203,7 +215,6 @@ def _mark_claimed(
             for run in claimed
         ],
     )
-    return claimed
 
 
 def _call(run: ClaimedRun) -> str:

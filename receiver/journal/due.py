@@ -15,12 +15,13 @@ from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
 from receiver.journal.tables import AT_ONCE, Instant, holds, lasts, runs
 from receiver.journal.tables import episodes as episode_rows
+from receiver.packing import Packed
 from receiver.policies import Rules, running_since, runs_alone
 from receiver.subject import idempotency_key
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
+@dataclass(slots=True)
+class ClaimedRun(Packed):
     """A run that this process must now attempt; `attempt` counts from 1.
 
     `attempts_before` use up none of `max_attempts`. `was_counted`: limits have counted an earlier
@@ -57,11 +58,6 @@ class ClaimedRun:
     interruptions: int
 
     @property
-    def waits_since(self) -> datetime:
-        """Since when it could have started, but for guardrails and slots: whose turn is first."""
-        return self.held_since or max(self.due_at, self.created_at)
-
-    @property
     def is_start(self) -> bool:
         """Whether limits count this attempt as the start of its run."""
         return not (self.is_dry_run or self.was_counted)
@@ -79,6 +75,8 @@ class ClaimedRun:
         )
 
 
+# A row with the columns of `_CLAIMED` as attributes.
+Row = Any
 # SQLite takes 500 parts of a query, older ones fewer.
 _MOST_ASKED = 100
 _CLAIMED = [
@@ -100,56 +98,65 @@ class Due:
     """
 
     def __init__(
-        self, journal: Journal, connection: Connection, rules: Rules, now: datetime, most: int
+        self, journal: Journal, connection: Connection, rules: Rules, now: datetime
     ) -> None:
-        """Look for runs; of each action at most so many at once, and so many that waited."""
         self._journal = journal
         self._connection = connection
         self._rules = rules
-        self._most = most
         self._now = now
-        self._timed = set(connection.execute(_ACTIONS_TIMED, {"now": self._now}).scalars())
-        self.is_cut = False
+        # Actions of which there may be more due runs than were returned.
+        self.cut: set[str] = set()
 
-    def runs(self, actions: Iterable[str]) -> list[ClaimedRun]:
-        """Return the due runs of these actions, in turn; `is_cut` says if there may be more."""
-        found: list[ClaimedRun] = []
+    def rows(self, actions: Iterable[str], most: int) -> list[Row]:
+        """Return the due runs of some actions, in turn.
+
+        Of each action, at most so many that are due at once, and as many that waited for a time.
+        """
+        found: list[Row] = []
         at_once = actions = frozenset(actions)
+        if not actions:
+            return found
+        timed = frozenset(self._connection.execute(_ACTIONS_TIMED, {"now": self._now}).scalars())
         if 1 < len(actions) <= _MOST_ASKED:
             at_once = frozenset(self._connection.execute(_actions_untimed(actions)).scalars())
         for action in sorted(actions):
-            for query, waiting in ((_TIMED, self._timed), (_UNTIMED, at_once)):
+            for query, waiting in ((_TIMED, timed), (_UNTIMED, at_once)):
                 if action in waiting:
-                    some = self._find(query, action)
-                    self.is_cut = self.is_cut or len(some) == self._most
+                    some = self._find(query, action, most)
+                    if len(some) == most:
+                        self.cut.add(action)
                     found += some
-        # What a clock created that was ahead has waited at least until now.
-        return sorted(found, key=lambda run: (min(run.waits_since, self._now), run.id))
+        return sorted(found, key=self._turn)
 
-    def _find(self, query: sa.Select[Any], action: str) -> list[ClaimedRun]:
-        rules = self._rules
+    def _find(self, query: sa.Select[Any], action: str, most: int) -> Sequence[Row]:
         query = self._journal.dialect.for_update(query, skip_locked=True)
         bound = {
             "of_action": action,
             "now": self._now,
-            "fresh_since": self._now - rules.policy(action).max_staleness,
+            "fresh_since": self._now - self._rules.policy(action).max_staleness,
             "latest": latest_past(self._now),
-            "most": self._most,
+            "most": most,
         }
-        found: list[ClaimedRun] = []
-        for one in self._connection.execute(query, bound):
-            values = {**one._mapping, "call": one.call or ""}
-            values["held_since"] = past(one.held_since, self._now)
-            since = running_since(values.pop("started_at"), values.pop("retried_at"), self._now)
-            values["running_since"] = since or self._now
-            dry = rules.policy(action).dry_run or rules.dry_run
-            if not dry and "action_dry_run" in one.alert:
-                dry = rules.is_dry_run(action, Alert.from_json(one.alert).annotations)
-            made, counted = values.pop("attempts"), values.pop("counted")
-            found.append(
-                ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
-            )
-        return found
+        return self._connection.execute(query, bound).all()
+
+    def _turn(self, row: Row) -> tuple[datetime, int]:
+        """Return whose turn is first: since when it could have started, but for guardrails."""
+        waits_since = past(row.held_since, self._now) or max(row.due_at, row.created_at)
+        # What a clock created that was ahead has waited at least until now.
+        return min(waits_since, self._now), row.id
+
+    def run(self, row: Row) -> ClaimedRun:
+        """Return the run of a row, as its claim would begin it."""
+        rules = self._rules
+        values = {**row._mapping, "call": row.call or ""}
+        values["held_since"] = past(row.held_since, self._now)
+        since = running_since(values.pop("started_at"), values.pop("retried_at"), self._now)
+        values["running_since"] = since or self._now
+        dry = rules.policy(row.action).dry_run or rules.dry_run
+        if not dry and "action_dry_run" in row.alert:
+            dry = rules.is_dry_run(row.action, Alert.from_json(row.alert).annotations)
+        made, counted = values.pop("attempts"), values.pop("counted")
+        return ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
 
 
 def judge_anew(

@@ -82,6 +82,7 @@ def record_in(
     journal.dialect.lock_claims(connection)
     now = journal.now(connection)
     recorded = []
+    ends = _Ends(connection)
     # In key order, as everyone who locks episodes does.
     for run, one in _owned(connection, owner, ended):
         if run is None:
@@ -89,9 +90,10 @@ def record_in(
             continue
         end = counted_end(one.end, run.interruptions)
         interruptions = run.interruptions + one.end.is_interruption
-        counted = replace(one, end=end)
-        step = _end(journal, connection, run, counted, interruptions, rules, now, jitter)
+        counted = one if end is one.end else replace(one, end=end)
+        step = _end(journal, connection, run, counted, interruptions, rules, now, jitter, ends)
         recorded.append(Recorded(counted, step))
+    ends.write()
     _end_attempts(connection, [one.ended for one in recorded if one.next is not None], now)
     return recorded
 
@@ -193,6 +195,24 @@ _FORGET_START = (
 )
 
 
+class _Ends:
+    """The ends of runs that wait to be written together: one statement for each costs too much."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._values: list[dict[str, Any]] = []
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Keep the end of a run for the next `write`."""
+        self._values.append(values)
+
+    def write(self) -> None:
+        """Write what waits. Under the claim lock, nobody takes a run from its owner meanwhile."""
+        if self._values:
+            self._connection.execute(_END_RUN, self._values)
+            self._values = []
+
+
 def _end(
     journal: Journal,
     connection: Connection,
@@ -202,7 +222,8 @@ def _end(
     rules: Rules,
     now: datetime,
     jitter: Callable[[], float],
-) -> Next | None:
+    ends: _Ends,
+) -> Next:
     policy = rules.policy(run.action)
     since = running_since(run.started_at, run.retried_at, now)
     progress = RunProgress(one.attempt - run.attempts_before, interruptions, since)
@@ -213,6 +234,7 @@ def _end(
     cares = policy.repeat_after or policy.escalate_to or resolved_after is not None
     row = None
     if step.outcome != "succeeded" or cares:
+        ends.write()  # Those before it in key order: no lock of an episode is taken before them.
         row = changes.latest_episode(journal, connection, run)
     if step.outcome != "succeeded" and (asked := _asked_to_stop(journal, connection, run)):
         step = Next("cancelled", asked)
@@ -225,8 +247,7 @@ def _end(
         step = replace(step, outcome="cancelled", reason=reason)
     finished = step.outcome is not None
     verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat") and not run.dry_run
-    written = connection.execute(
-        _END_RUN,
+    ends.add(
         {
             "run_id": run.id,
             "attempt": one.attempt,
@@ -242,11 +263,10 @@ def _end(
             "unused": int(not step.uses_attempt),
             "interruptions": interruptions,
             "verify_at": now + policy.verify_after if verified and policy.verify_after else None,
-        },
+        }
     )
-    if written.rowcount != 1:
-        return None
     if finished and not run.dry_run and (cares or step.outcome != "succeeded"):
+        ends.write()
         this = EpisodeRun(
             run.id, run.kind, run.ordinal, "finished", step.outcome, one.attempt, None, run.dry_run
         )

@@ -66,6 +66,10 @@ class Past:
             ),
         )
 
+    def running(self, action: str) -> int:
+        """How many runs of an action hold a slot."""
+        return self._running[action]
+
     @property
     def running_in_all(self) -> int:
         """How many runs of all actions hold a slot."""

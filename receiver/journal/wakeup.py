@@ -89,17 +89,22 @@ class Ears:
 
     def wait(
         self, seconds: float, to_read: Sequence[int] = (), to_write: Sequence[int] = ()
-    ) -> None:
-        """Return when woken, or when one of the others is ready; at the latest after so long."""
+    ) -> bool:
+        """Return when woken, or when one of the others is ready; at the latest after so long.
+
+        The result says whether the web process rang, which it does on one machine alone.
+        """
         called = self._listener.listen() if self._listener else None
         waiting = [*self._listening, *to_read, *([] if called is None else [called])]
         ready, _, _ = select.select(waiting, to_write, [], seconds)
         if self._listener and called in ready:
             self._listener.hear()
-        for pipe in set(ready).intersection(self._listening):
+        rung = set(ready).intersection(self._listening)
+        for pipe in rung:
             with suppress(BlockingIOError):
                 while len(os.read(pipe, 4096)) == 4096:
                     pass
+        return any(pipe != self._own_read for pipe in rung)
 
     def close(self) -> None:
         """Stop listening."""

@@ -1,7 +1,8 @@
 """What the web process and the worker process count, as the events that they see."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
 
 from prometheus_client import CollectorRegistry
 
@@ -104,8 +105,9 @@ class WorkerCounts:
         self.registry = CollectorRegistry()
         self.journal = JournalCounts(self.registry, "worker")
         self._now = now
+        # From label values to a series, each looked up once: that costs more than to count.
         made = {
-            name: make(f"receiver_{name}", self.registry)
+            name: cache(make(f"receiver_{name}", self.registry).labels)
             for name in (
                 "runs_total", "attempts_total",
                 "attempt_duration_seconds", "run_duration_seconds", "run_wait_seconds",
@@ -123,50 +125,49 @@ class WorkerCounts:
             self._make_series(action)
 
     def _make_series(self, action: str) -> None:
-        outcomes: Sequence[tuple[object, Sequence[str]]] = (
+        for series, values in (
             (self._runs, OUTCOMES),
             (self._attempts, ATTEMPT_OUTCOMES),
             (self._effects, EFFECTS),
-        )
-        for counter, values in outcomes:
+        ):
             for value in values:
-                counter.labels(action, value)  # type: ignore[attr-defined]
-        for one in (
+                series(action, value)
+        for series in (
             self._attempt_seconds, self._run_seconds, self._wait, self._reaction,
             self._resolve_seconds,
         ):  # fmt: skip
-            one.labels(action)
+            series(action)
 
     def started(self, run: ClaimedRun) -> None:
         """Count how long a run took to start, at its first attempt."""
         if run.attempt > 1:
             return
         now = self._now()
-        self._wait.labels(run.action).observe(_seconds(run.created_at, now))
+        self._wait(run.action).observe(_seconds(run.created_at, now))
         if run.kind == "fired":
-            self._reaction.labels(run.action).observe(_seconds(run.starts_at, now))
+            self._reaction(run.action).observe(_seconds(run.starts_at, now))
 
     def attempt_ended(self, action: str, outcome: str, seconds: float | None = None) -> None:
         """Count an attempt; `seconds` is None when its process died and nobody knows."""
-        self._attempts.labels(action, outcome).inc()
+        self._attempts(action, outcome).inc()
         if seconds is not None:
-            self._attempt_seconds.labels(action).observe(seconds)
+            self._attempt_seconds(action).observe(seconds)
 
     def run_ended(self, action: str, outcome: str, created_at: datetime | None = None) -> None:
         """Count a run that has its outcome; `created_at` unless it never started."""
-        self._runs.labels(action, outcome).inc()
+        self._runs(action, outcome).inc()
         if created_at is not None:
-            self._run_seconds.labels(action).observe(_seconds(created_at, self._now()))
+            self._run_seconds(action).observe(_seconds(created_at, self._now()))
 
     def held_back(self, action: str, guardrail: str, decision: str) -> None:
         """Count a run that a guardrail delayed or skipped."""
-        self._decisions.labels(action, guardrail, decision).inc()
+        self._decisions(action, guardrail, decision).inc()
 
     def verified(self, action: str, effect: str, seconds: int | None) -> None:
         """Count what a run did to its alert, and the time to resolve."""
-        self._effects.labels(action, effect).inc()
+        self._effects(action, effect).inc()
         if seconds is not None:
-            self._resolve_seconds.labels(action).observe(seconds)
+            self._resolve_seconds(action).observe(seconds)
 
 
 def _seconds(since: datetime, now: datetime) -> float:

@@ -5,6 +5,7 @@ plugin asks whether it should stop. Whatever an attempt does to its process (it 
 closes descriptors, changes the directory) has consequences for this attempt alone.
 """
 
+import _signal  # type: ignore[import-not-found]
 import faulthandler
 import logging
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +38,15 @@ from receiver.processes import (
 )
 from receiver.settings import Settings
 from receiver.worker.execution import execute_attempt
-from receiver.worker.messages import Cancel, Finished, Order, SaveState, StateStored
+from receiver.worker.messages import (
+    Cancel,
+    Finished,
+    Order,
+    SaveState,
+    StateStored,
+    receive,
+    send,
+)
 
 DESCRIPTORS = "open descriptors"
 # The kernel ends executors first when memory is short: from -1000 (never) to 1000.
@@ -148,7 +158,7 @@ class ExecutorMain:
         """Wait for an order; return None when the worker has closed the connection."""
         try:
             # A cancel of the attempt before may still arrive.
-            while not isinstance(message := self._connection.recv(), Order):
+            while not isinstance(message := receive(self._connection), Order):
                 pass
         except (EOFError, OSError):
             return None
@@ -175,7 +185,7 @@ class ExecutorMain:
             # A plugin may have closed the connection, and opened something else under its number.
             if os.fstat(self._connection.fileno()).st_ino != self._inode:
                 os._exit(1)
-            self._connection.send(message)
+            send(self._connection, message)
         except OSError:
             os._exit(1)
 
@@ -193,7 +203,7 @@ class _Cancellation(Cancellation):
     def receive(self) -> object:
         """Wait for a message and return it, None at their end; the caller holds the lock."""
         try:
-            message = self._connection.recv()
+            message = receive(self._connection)
         except (EOFError, OSError):
             self.cancel("the worker has ended")
             return None
@@ -232,16 +242,18 @@ class _State:
         """Note the present state of the process; an attempt may use so much memory."""
         self._most_bytes = most_bytes
         self._began_with = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._threads = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY)
+        self._descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
         self._noted = self._read()
 
     def _read(self) -> dict[str, object]:
         return {
-            "threads": Path("/proc/self/task").stat().st_nlink,
-            DESCRIPTORS: _count_descriptors(),
+            "threads": os.fstat(self._threads).st_nlink,
+            DESCRIPTORS: _count_descriptors(self._descriptors),
             "another directory": _directory(),
             "another umask": _umask(),
-            "another environment": dict(os.environb),
-            "other signal handlers": [signal.getsignal(number) for number in _SIGNALS],
+            "another environment": _environment(),
+            "other signal handlers": [_handler_of(number) for number in _SIGNALS],
             "changed functions of time": [getattr(time, name) for name in _TIME],
             "another output": _outputs(),
             "a timer": signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0),
@@ -263,16 +275,26 @@ class _State:
 
 
 # Those that programs handle; to ask for all would cost more than all other questions.
-_SIGNALS = (
-    *IGNORED_SIGNALS, *DRAIN_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE
+_SIGNALS = tuple(
+    int(number)
+    for number in (
+        *IGNORED_SIGNALS, *DRAIN_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE
+    )
 )  # fmt: skip
+# Without the search for an enum member, which takes forty times as long.
+_handler_of: Callable[[int], object] = _signal.getsignal
+_HERE = Path()
 _TIME = ("time", "monotonic", "sleep", "perf_counter")
 
 
-def _count_descriptors() -> int:
+def _count_descriptors(directory: int) -> int:
     """Return how many descriptors are open; Linux before 6.2 wants them listed."""
-    directory = Path("/proc/self/fd")
-    return directory.stat().st_size or len(list(directory.iterdir()))
+    return os.fstat(directory).st_size or len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _environment() -> object:
+    """Return a copy of the environment as bytes; `os.environ` would decode each variable."""
+    return dict(getattr(os.environ, "_data", os.environ))
 
 
 def _data_bytes() -> int:
@@ -285,7 +307,7 @@ def _data_bytes() -> int:
 
 
 def _directory() -> tuple[int, int]:
-    here = Path().stat()
+    here = _HERE.stat()
     return here.st_dev, here.st_ino
 
 

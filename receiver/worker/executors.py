@@ -26,7 +26,7 @@ from receiver.processes import become_subreaper, ending, ends_within, kill_desce
 from receiver.settings import Settings
 from receiver.worker import fork_server
 from receiver.worker.fork_server import MESSAGE_BYTES
-from receiver.worker.messages import Exited, Fork, HoldLock, Kill, Loaded
+from receiver.worker.messages import Exited, Fork, HoldLock, Kill, Loaded, receive, send
 from receiver.worker.running import RunningAttempt
 
 # An executor that is idle for this long is retired: it holds memory, and what its plugin left.
@@ -68,12 +68,12 @@ class Executor:
         """Send a message; raise OSError when the executor does not take it."""
         if self.connection is None:
             raise BrokenPipeError
-        self.connection.send(message)
+        send(self.connection, message)
 
     def receive(self) -> object:
         """Receive a message; return None, and close the connection, when no more will come."""
         try:
-            return None if self.connection is None else self.connection.recv()
+            return None if self.connection is None else receive(self.connection)
         except (EOFError, OSError):
             pass
         except Exception as error:  # noqa: BLE001 - a plugin can write to any of its descriptors

@@ -4,11 +4,27 @@ Worker and fork server exchange one packet for each message. Worker and executor
 objects over a connection. Both ends are this program: nothing else can connect.
 """
 
+import pickle
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from receiver.journal.due import ClaimedRun
+from receiver.packing import Packed
 from receiver.policies import AttemptEnd, Rules
+
+
+def send(connection: "Connection[object, object]", message: object) -> None:
+    """Send a message to the other end, or raise OSError.
+
+    `Connection.send` would look up how to pickle each object in Python.
+    """
+    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def receive(connection: "Connection[object, object]") -> object:
+    """Wait for a message; raise EOFError or OSError when no more will come."""
+    return pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own process
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(Packed):
     """Make one attempt. `deadline` is on the monotonic clock, which all processes share."""
 
     run: ClaimedRun
@@ -101,7 +117,7 @@ class SaveState:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Packed):
     """How the attempt ended. The executor exits if it left something behind (`leftovers`)."""
 
     end: AttemptEnd

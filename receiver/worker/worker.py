@@ -76,6 +76,7 @@ class Worker:
         self._unrecorded: list[FinishedAttempt] = []
         self._done: dict[str, float] = {}
         self._stopping = False
+        self._was_rung = False
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -91,7 +92,7 @@ class Worker:
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
-                self.ears.wait(wait, self._dispatcher.descriptors())
+                self._was_rung = self.ears.wait(wait, self._dispatcher.descriptors())
         self._drain()
         return 1 if self._dispatcher.is_lost else 0
 
@@ -258,7 +259,9 @@ class Worker:
                 self._counts.run_ended(held["action"], "skipped")
 
     def _may_claim(self) -> bool:
-        """Whether anything is due: asked before the write lock is taken."""
+        """Whether anything is due: asked before the write lock is taken, unless it is known."""
+        if self._was_rung:
+            return True
         seconds = due.seconds_until_due(self._journal, self._actions)
         return seconds is not None and seconds <= 0
 

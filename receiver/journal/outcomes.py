@@ -200,17 +200,13 @@ class _Ends:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._values: list[dict[str, Any]] = []
-
-    def add(self, values: dict[str, Any]) -> None:
-        """Keep the end of a run for the next `write`."""
-        self._values.append(values)
+        self.values: list[dict[str, Any]] = []
 
     def write(self) -> None:
         """Write what waits. Under the claim lock, nobody takes a run from its owner meanwhile."""
-        if self._values:
-            self._connection.execute(_END_RUN, self._values)
-            self._values = []
+        if self.values:
+            self._connection.execute(_END_RUN, self.values)
+            self.values = []
 
 
 def _end(
@@ -247,7 +243,7 @@ def _end(
         step = replace(step, outcome="cancelled", reason=reason)
     finished = step.outcome is not None
     verified = step.outcome == "succeeded" and run.kind in ("fired", "repeat") and not run.dry_run
-    ends.add(
+    ends.values.append(
         {
             "run_id": run.id,
             "attempt": one.attempt,
@@ -343,15 +339,9 @@ def verify_due(
             if not looked.rowcount:
                 continue  # Another worker was quicker.
             this = EpisodeRun(
-                run.id,
-                run.kind,
-                run.ordinal,
-                run.state,
-                run.outcome,
-                run.attempts,
-                None,
+                run.id, run.kind, run.ordinal, run.state, run.outcome, run.attempts, None,
                 run.dry_run,
-            )
+            )  # fmt: skip
             follow = episodes.escalation(this, effect, rules.policy(run.action))
             changes.apply(journal, connection, rules, follow, now)
             seen.append((run.id, effect))
@@ -383,13 +373,10 @@ def expire_approvals(
                 sa.update(runs)
                 .where(runs.c.id == run.id)
                 .values(
-                    state="finished",
-                    outcome="skipped",
-                    held_by="approval",
-                    reason="skipped: nobody approved it in time",
-                    finished_at=now,
+                    state="finished", outcome="skipped", held_by="approval",
+                    reason="skipped: nobody approved it in time", finished_at=now,
                 )
-            )
+            )  # fmt: skip
             this = EpisodeRun(
                 run.id, run.kind, run.ordinal, "finished", "skipped", run.attempts, None, False
             )

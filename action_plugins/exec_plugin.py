@@ -10,13 +10,14 @@ import errno
 import json
 import os
 import re
-import selectors
+import select
 import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,7 +103,7 @@ def execute(
     """Run the program to its end; return its status and the end of what it wrote."""
     call = call_as_json(context, metric_name, value, threshold, duration)
     context.raise_if_cancelled()
-    program = shlex.split(context.settings[COMMAND])
+    program = _words(context.settings[COMMAND])
     process = _start(program, _environment(context, call))
     try:
         output = _Talk(process, json.dumps(call).encode()).until_it_ends(context)
@@ -126,14 +127,19 @@ def execute(
 @hookimpl
 def describe(context: ActionContext, metric_name: str, value: float) -> str:
     """Say which program would be run; its arguments are not shown, the alert's texts quoted."""
-    program, *arguments = shlex.split(context.settings[COMMAND])
+    program, *arguments = _words(context.settings[COMMAND])
     return (
         f"would run {program} with {len(arguments)} argument{'s'[: len(arguments) != 1]}, saying "
         f"that {metric_name!r:.200} is {value:g}"
     )
 
 
-def _environment(context: ActionContext, call: Mapping[str, Any]) -> dict[str, str]:
+@lru_cache(maxsize=64)
+def _words(command: str) -> tuple[str, ...]:
+    return tuple(shlex.split(command))
+
+
+def _environment(context: ActionContext, call: Mapping[str, Any]) -> dict[bytes, bytes]:
     """Return all variables that the program gets: bounded, and none named by an alert alone."""
     alert = call["alert"]
     texts = {
@@ -147,18 +153,22 @@ def _environment(context: ActionContext, call: Mapping[str, Any]) -> dict[str, s
     for name, text in labels[:MOST_LABELS]:
         ours[f"{_OWN_PREFIX}LABEL_{name[:200]}"] = text
     handed_on = {
-        name: os.environ[name] for name in context.settings[ENVIRONMENT] if name in os.environ
+        os.fsencode(name): os.fsencode(os.environ[name])
+        for name in context.settings[ENVIRONMENT]
+        if name in os.environ
     }
-    return {**handed_on, **{name: _as_variable(text) for name, text in ours.items()}}
+    return {**handed_on, **{name.encode(): _as_variable(text) for name, text in ours.items()}}
 
 
-def _as_variable(text: str) -> str:
+def _as_variable(text: str) -> bytes:
     """Return a text as a variable can hold it: without NUL, and of bounded size."""
     raw = text.replace("\0", "\ufffd").encode(errors="replace")
-    return raw[:LONGEST_VARIABLE].decode(errors="ignore")
+    if len(raw) <= LONGEST_VARIABLE:
+        return raw
+    return raw[:LONGEST_VARIABLE].decode(errors="ignore").encode()
 
 
-def _start(program: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def _start(program: Sequence[str], environment: Mapping[bytes, bytes]) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(  # noqa: S603 - the operator's program, and no shell
             program,
@@ -194,21 +204,19 @@ class _Talk:
         for pipe in (self._input, self._output):
             os.set_blocking(pipe.fileno(), False)
         pause = _FIRST_PAUSE_SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._input, selectors.EVENT_WRITE)
-            selector.register(self._output, selectors.EVENT_READ)
-            while not _has_ended(self._process):
-                context.raise_if_cancelled()
-                if not selector.get_map():  # It has closed both, and may work on.
-                    time.sleep(pause)
-                    pause = min(pause * 2, _LOOK_SECONDS)
-                    continue
-                for key, _ in selector.select(_LOOK_SECONDS):
-                    is_input = key.fileobj is self._input
-                    if not (self._write() if is_input else self._read()):
-                        selector.unregister(key.fileobj)
-                        if is_input:
-                            self._input.close()
+        to_write, to_read = [self._input.fileno()], [self._output.fileno()]
+        while not _has_ended(self._process):
+            context.raise_if_cancelled()
+            if not (to_write or to_read):  # It has closed both, and may work on.
+                time.sleep(pause)
+                pause = min(pause * 2, _LOOK_SECONDS)
+                continue
+            readable, writable, _ = select.select(to_read, to_write, [], _LOOK_SECONDS)
+            if writable and not self._write():
+                to_write = []
+                self._input.close()
+            if readable and not self._read():
+                to_read = []
         # What it has started may hold the pipe, and even fill it: nobody waits for that.
         _kill_group(self._process)
         for _ in range(_LAST_READS):

@@ -21,6 +21,7 @@ from receiver.journal import changes
 from receiver.journal.due import ClaimedRun, Due
 from receiver.journal.journal import Journal
 from receiver.journal.past import Past
+from receiver.journal.prepared import prepared
 from receiver.journal.tables import Instant, attempts, runs
 from receiver.policies import Rules
 
@@ -30,12 +31,14 @@ class Claims:
     """What one look at the due runs gave: those claimed, and those that a guardrail moved.
 
     `moved` holds (run id, verdict) of runs that were delayed, skipped, or wait for a person now.
-    `is_more`: another look may find more to claim at once.
+    `is_more`: another look may find more to claim at once. `is_left`: due runs may be left that
+    wait for a slot or a target.
     """
 
     claimed: list[ClaimedRun]
     moved: list[tuple[int, Verdict]]
     is_more: bool = False
+    is_left: bool = False
 
 
 def claim_due_runs(
@@ -82,7 +85,9 @@ def claim_in(
     due = Due(journal, connection, rules, now)
     claimed: list[ClaimedRun] = []
     moved: list[tuple[int, Verdict]] = []
-    for row in due.rows(_with_room(actions, rules, past), slots):
+    with_room = _with_room(actions, rules, past)
+    rows = due.rows(with_room, slots)
+    for row in rows:
         if len(claimed) == slots:
             break
         if not _with_room([row.action], rules, past):
@@ -114,7 +119,8 @@ def claim_in(
     # What was claimed keeps its target busy: the next look sees past others of that target.
     may_go_on = 0 < len(claimed) < slots and not claimed[-1].runs_alone
     is_cut = may_go_on and bool(_with_room(due.cut, rules, past))
-    return Claims(claimed, moved, bool(moved) or is_cut)
+    is_left = len(claimed) < len(rows) or bool(due.cut) or set(with_room) < set(actions)
+    return Claims(claimed, moved, bool(moved) or is_cut, is_left)
 
 
 def _with_room(actions: Iterable[str], rules: Rules, past: Past) -> list[str]:
@@ -160,19 +166,23 @@ _MARK_CLAIMED = (
     sa.update(runs)
     .where(runs.c.id == sa.bindparam("run_id"))
     .values(
-        state="running",
+        state=sa.literal_column("'running'"),
         owner=sa.bindparam("claimed_by"),
         attempts=sa.bindparam("attempt"),
         started_at=sa.bindparam("since", type_=Instant()),
-        scheduled_at=None,
+        scheduled_at=sa.null(),
         dry_run=sa.bindparam("dry"),
         counted=sa.bindparam("has_counted"),
         call=sa.bindparam("arguments"),
         reason=sa.bindparam("why"),
-        held_since=None,
-        held_by=None,
+        held_since=sa.null(),
+        held_by=sa.null(),
     )
 )
+_BEGIN_ATTEMPT = sa.insert(attempts).inline()
+_BEGIN_NAMES = (
+    "run_id", "number", "action", "kind", "target", "dry_run", "owner", "started_at", "counted_at",
+)  # fmt: skip
 
 
 def _mark_claimed(
@@ -182,8 +192,8 @@ def _mark_claimed(
     # The one place that parses an expression; never in the web process.
     for run in claimed:
         run.call = run.call or _call(run)
-    connection.execute(
-        _MARK_CLAIMED,
+    prepared(_MARK_CLAIMED, connection.dialect).execute(
+        connection,
         [
             {
                 "run_id": run.id,
@@ -198,8 +208,8 @@ def _mark_claimed(
             for run in claimed
         ],
     )
-    connection.execute(
-        sa.insert(attempts),
+    prepared(_BEGIN_ATTEMPT, connection.dialect, _BEGIN_NAMES).execute(
+        connection,
         [
             {
                 "run_id": run.id,

@@ -75,10 +75,10 @@ class ClaimedRun(Packed):
         )
 
 
-# A row with the columns of `_CLAIMED` as attributes.
-Row = Any
 # SQLite takes 500 parts of a query, older ones fewer.
 _MOST_ASKED = 100
+# A row with the columns of `_CLAIMED` as attributes.
+Row = Any
 _CLAIMED = [
     runs.c[name]
     for name in (
@@ -129,7 +129,6 @@ class Due:
         return sorted(found, key=self._turn)
 
     def _find(self, query: sa.Select[Any], action: str, most: int) -> Sequence[Row]:
-        query = self._journal.dialect.for_update(query, skip_locked=True)
         bound = {
             "of_action": action,
             "now": self._now,
@@ -137,6 +136,7 @@ class Due:
             "latest": latest_past(self._now),
             "most": most,
         }
+        query = self._journal.dialect.for_update(query, skip_locked=True)
         return self._connection.execute(query, bound).all()
 
     def _turn(self, row: Row) -> tuple[datetime, int]:
@@ -148,7 +148,8 @@ class Due:
     def run(self, row: Row) -> ClaimedRun:
         """Return the run of a row, as its claim would begin it."""
         rules = self._rules
-        values = {**row._mapping, "call": row.call or ""}
+        values = dict(row._mapping)
+        values["call"] = row.call or ""
         values["held_since"] = past(row.held_since, self._now)
         since = running_since(values.pop("started_at"), values.pop("retried_at"), self._now)
         values["running_since"] = since or self._now
@@ -195,6 +196,9 @@ def _update_delayed(
         connection.execute(of_id.values(values), rows)
 
 
+_NOW: sa.BindParameter[Any] = sa.bindparam("now", type_=Instant())
+
+
 def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
     busy, row = runs.alias("busy"), episode_rows
     same_row = (
@@ -223,8 +227,10 @@ def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
                 busy.c.target == runs.c.target,
             ),
             ~sa.exists().where(
-                holds.c.action.in_((sa.bindparam("of_action"), ALL_ACTIONS)),
-                lasts(sa.bindparam("now")),
+                holds.c.action.in_(
+                    (sa.bindparam("of_action"), sa.literal_column(f"'{ALL_ACTIONS}'"))
+                ),
+                lasts(_NOW),
             ),
         )
         .order_by(runs.c.due_at, runs.c.id)
@@ -232,19 +238,18 @@ def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-# Built once: for short runs, putting them together would cost more than all else. Written out, not
-# bound: only so is a partial index used. Nothing but the one condition on the time: SQLite could
-# choose the other, and then sort all that are queued.
+# Written out, not bound: only so is a partial index used. Nothing but one condition on the time:
+# SQLite could choose the other, and then sort all that are queued.
 _IS_TIMED = runs.c.due_at > sa.literal_column("0")
 _UNTIMED = _due_query(runs.c.due_at == sa.literal_column("0"))
-_TIMED = _due_query(_IS_TIMED, runs.c.due_at <= sa.bindparam("now"))
+_TIMED = _due_query(_IS_TIMED, runs.c.due_at <= _NOW)
 _ACTIONS_TIMED = (
     sa.select(runs.c.action)
     .distinct()
     .where(
         runs.c.state == sa.literal_column("'queued'"),
         _IS_TIMED,
-        runs.c.due_at <= sa.bindparam("now"),
+        runs.c.due_at <= _NOW,
     )
 )
 

@@ -16,6 +16,7 @@ from receiver import episodes
 from receiver.episodes import EpisodeRun
 from receiver.journal import changes
 from receiver.journal.journal import Journal
+from receiver.journal.prepared import prepared
 from receiver.journal.tables import Instant, attempts, runs
 from receiver.journal.tables import routes as route_rows
 from receiver.policies import (
@@ -101,7 +102,8 @@ def record_in(
 def _end_attempts(connection: Connection, ended: Sequence[Ended], now: datetime) -> None:
     if not ended:
         return
-    connection.execute(_END_ATTEMPT, [_attempt_values(one, now) for one in ended])
+    values = [_attempt_values(one, now) for one in ended]
+    prepared(_END_ATTEMPT, connection.dialect).execute(connection, values)
     polled = [
         {"of_run": one.run_id, "made": one.attempt}
         for one in ended
@@ -158,7 +160,7 @@ _END_RUN = (
         runs.c.state == sa.literal_column("'running'"),
     )
     .values(
-        owner=None,
+        owner=sa.null(),
         due_at=sa.func.coalesce(sa.bindparam("due", type_=Instant()), runs.c.due_at),
         attempts_before=runs.c.attempts_before + sa.bindparam("unused", type_=sa.Integer()),
         **{
@@ -205,7 +207,7 @@ class _Ends:
     def write(self) -> None:
         """Write what waits. Under the claim lock, nobody takes a run from its owner meanwhile."""
         if self.values:
-            self._connection.execute(_END_RUN, self.values)
+            prepared(_END_RUN, self._connection.dialect).execute(self._connection, self.values)
             self.values = []
 
 

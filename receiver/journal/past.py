@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from receiver.clock import latest_past
 from receiver.declarations import Window
 from receiver.guardrails import History
-from receiver.journal.tables import AT_ONCE, Instant, attempts, breaker_resets, holds, runs
+from receiver.journal.tables import Instant, attempts, breaker_resets, holds, runs
 from receiver.policies import BREAKER_OUTCOMES, AttemptOutcome, Rules
 
 ALL_ACTIONS = "*"
@@ -89,11 +89,11 @@ class Past:
         for action, target in self._connection.execute(_RUNNING):
             self._busy.add((action, target))
             self._running[action] += 1
-        for found in self._connection.execute(_PAUSES):
-            if found.until is None or found.until > self._now:
-                self._paused[found.action] = found.reason
+        for action, until, reason in self._connection.execute(_PAUSES):
+            if until is None or until > self._now:
+                self._paused[action] = reason
             else:
-                self._pauses_ended[found.action] = found.until
+                self._pauses_ended[action] = until
 
     def _starts(self, whose: sa.ColumnElement[bool], windows: Sequence[Window]) -> list[datetime]:
         """Return the starts that can count for these windows, the newest first."""
@@ -116,11 +116,12 @@ class Past:
         return [(ended, outcome != "succeeded") for ended, outcome in found]
 
 
-# Built once: for short runs, putting them together would cost more than all else.
 _RUNNING = sa.select(runs.c.action, runs.c.target).where(
     runs.c.state == sa.literal_column("'running'")
 )
-_PAUSES = sa.select(holds).where(holds.c.kind == "pause")
+_PAUSES = sa.select(holds.c.action, holds.c.until, holds.c.reason).where(
+    holds.c.kind == sa.literal_column("'pause'")
+)
 _LATEST: sa.BindParameter[Any] = sa.bindparam("latest", type_=Instant())
 _RESET_AT = (
     sa.select(breaker_resets.c.reset_at)
@@ -129,19 +130,20 @@ _RESET_AT = (
     )
     .scalar_subquery()
 )
+_SUCCEEDED: sa.ColumnElement[str] = sa.literal_column("'succeeded'")
 # Not counted are a dry run and the `resolved` hook, because they say nothing about the action.
 _ENDS = (
     sa.select(attempts.c.finished_at, attempts.c.outcome)
     .where(
         attempts.c.action == sa.bindparam("of_action"),
-        attempts.c.finished_at > sa.func.coalesce(_RESET_AT, sa.literal(AT_ONCE, Instant())),
+        attempts.c.finished_at > sa.func.coalesce(_RESET_AT, sa.literal_column("0")),
         attempts.c.finished_at <= _LATEST,
-        attempts.c.outcome.in_(BREAKER_OUTCOMES),
+        attempts.c.outcome.in_([sa.literal_column(f"'{one}'") for one in BREAKER_OUTCOMES]),
         attempts.c.dry_run.is_(sa.false()),
-        attempts.c.kind != "resolved",
+        attempts.c.kind != sa.literal_column("'resolved'"),
     )
     # Recorded at once, they have one time: the success then is the latest, on every database.
-    .order_by(attempts.c.finished_at.desc(), sa.desc(attempts.c.outcome == "succeeded"))
+    .order_by(attempts.c.finished_at.desc(), sa.desc(attempts.c.outcome == _SUCCEEDED))
     .limit(sa.bindparam("most"))
 )
 

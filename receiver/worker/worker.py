@@ -77,6 +77,7 @@ class Worker:
         self._done: dict[str, float] = {}
         self._stopping = False
         self._was_rung = False
+        self._is_due_left = False
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -223,7 +224,9 @@ class Worker:
         Return whether another look may find more at once. What the journal cannot take is kept.
         """
         free = self._free()
-        if not self._unrecorded and not (free > 0 and self._may_claim()):
+        if free > 0 and not self._may_claim():
+            free = 0
+        if not self._unrecorded and free <= 0:
             return False
         with self._journal.writing() as connection:
             self._mind_lease(self._instance.beat_in(connection))
@@ -235,6 +238,8 @@ class Worker:
                 self._journal, connection, self._instance.id, self._actions, free, self._rules,
                 under_way=len(self._running),
             )  # fmt: skip
+        if free > 0:
+            self._is_due_left = found.is_left
         self._note(recorded)
         # Before anything else that may fail: only this process attempts what it has claimed.
         for run in found.claimed:
@@ -260,7 +265,7 @@ class Worker:
 
     def _may_claim(self) -> bool:
         """Whether anything is due: asked before the write lock is taken, unless it is known."""
-        if self._was_rung:
+        if self._was_rung or self._is_due_left:
             return True
         seconds = due.seconds_until_due(self._journal, self._actions)
         return seconds is not None and seconds <= 0

@@ -249,8 +249,7 @@ class Worker:
         return found.is_more
 
     def _start(self, run: ClaimedRun) -> None:
-        policy = self._rules.policy(run.action)
-        attempt = self._dispatcher.start(run, policy)
+        attempt = self._dispatcher.start(run, self._rules.policy(run.action))
         self._running[attempt.key] = attempt
         self._counts.started(run)
 

@@ -46,11 +46,18 @@ def captured_output() -> Iterator[None]:
 
 
 def _begin() -> None:
+    """Start the process that logs, and let descriptors 1 and 2 lead to it."""
     global _capture
     before = (os.dup(_STANDARD_OUTPUT), os.dup(_STANDARD_ERROR))
     outputs, output = os.pipe2(os.O_CLOEXEC)
     errors, error = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as fault:
+        _log.warning("printed output is not logged", extra={"error": str(fault)})
+        for descriptor in (outputs, output, errors, error, *before):
+            os.close(descriptor)
+        return
     if pid == 0:
         for descriptor in (output, error, *before):
             os.close(descriptor)

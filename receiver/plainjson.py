@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 _DEEPEST = 20
 _LONGEST_INTEGER = 1024  # Bits; Python refuses to write far longer ones.
 _STRICT = json.JSONEncoder(allow_nan=False)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_T = TypeVar("_T")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -106,7 +107,7 @@ class PlainCopy:
             text = cut(text, length)
         return self._counted(whole_characters(text), len(text) + 2)
 
-    def _counted(self, value: Any, characters: int) -> Any:
+    def _counted(self, value: _T, characters: int) -> _T:
         if self._characters_left is not None:
             self._characters_left -= characters
             if self._characters_left < 0:

@@ -24,6 +24,7 @@ from tests.support.every import every
 from tests.support.fuzz import HOSTILE
 from tests.support.log_lines import assert_collectable
 from tests.support.notifications import alert, notification
+from tests.support.processes import children_of, is_alive, title_of
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
@@ -345,29 +346,19 @@ def test_last_words_of_a_crash_are_lines_of_the_log(
     assert_collectable(receiver.text())
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def test_process_that_logs_output_ends_with_a_receiver_that_is_killed(
     start_receiver: Callable[..., Receiver],
 ) -> None:
     receiver = start_receiver().wait_ready()
     assert receiver.process is not None
-    titles = {
-        pid: Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")
-        for pid in children_of(receiver.process.pid)
-    }
-    (pid,) = [pid for pid, title in titles.items() if title == "receiver output"]
+    (pid,) = [
+        pid for pid in children_of(receiver.process.pid) if title_of(pid) == "receiver output"
+    ]
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         os.kill(pid, number)
     os.kill(receiver.process.pid, signal.SIGKILL)
     receiver.process.wait(30)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), 30)
-
-
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    wait_until(lambda: not is_alive(pid), 30)
 
 
 ENDS = {

@@ -7,6 +7,7 @@ processes that it serves fork, and because it outlives their crashes.
 """
 
 import faulthandler
+import gc
 import logging
 import os
 import select
@@ -116,6 +117,7 @@ def _become_logger(sources: dict[int, str]) -> NoReturn:
         os.setsid()
         ignore_signals(*IGNORED_SIGNALS, *DRAIN_SIGNALS)
         show_as("output")
+        gc.disable()  # A collection writes into memory that is shared.
         _use_nothing()
         with logs.logged_end():
             _log_lines(sources)

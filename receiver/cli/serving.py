@@ -75,9 +75,17 @@ def _begun(settings: Settings) -> Iterator[None]:
     close_umask()
     logs.keep_output()
     logs.configure(settings.log_level, settings.log_format)
-    with captured_output():
-        spare_present_children()
-        yield
+    try:
+        with captured_output():
+            spare_present_children()
+            yield
+    except ReceiverError as error:
+        is_debugging = click.get_current_context().find_root().params["debug"]
+        if settings.log_format == "text" or is_debugging:
+            raise
+        problems = getattr(error, "problems", (str(error),))
+        _log.critical("receiver cannot start", extra={"problems": problems})
+        sys.exit(1)
 
 
 def _listen(settings: Settings) -> socket:

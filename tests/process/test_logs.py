@@ -361,6 +361,20 @@ def test_process_that_logs_output_ends_with_a_receiver_that_is_killed(
     wait_until(lambda: not is_alive(pid), 30)
 
 
+@pytest.mark.parametrize("command", ["serve", "web", "worker"])
+def test_start_that_is_refused_is_one_line_of_the_log(
+    start_receiver: Callable[..., Receiver], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "data").write_text("")
+    receiver = start_receiver(command)
+    assert receiver.process is not None
+    assert receiver.process.wait(30) == 1
+    assert_collectable(receiver.text())
+    (line,) = receiver.lines()
+    assert (line["level"], line["message"]) == ("CRITICAL", "receiver cannot start")
+    assert "is a file" in line["problems"][0]
+
+
 ENDS = {
     "an exception": "raise ValueError('a' * 100_000 + '\\x1b')",
     "an exit": "raise SystemExit(1)",

@@ -650,3 +650,32 @@ def test_nothing_is_left_running_after_sigterm(start_receiver: Start) -> None:
     assert receiver.stop() == 0
     assert time.monotonic() - began < 15
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize("name", ["journal.db.migrate.lock", "wake"])
+def test_link_that_another_user_planted_is_not_followed(
+    start_receiver: Start, tmp_path: Path, command: str, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).symlink_to(victim)
+    receiver = start_receiver(command)
+    assert receiver.process is not None
+    assert receiver.process.wait(60) == 1
+    assert str(tmp_path / "data" / name) in receiver.text()
+    assert victim.read_text() == "keep"
+
+
+def test_web_writes_into_no_file_that_was_planted_as_its_pipe(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wake").symlink_to(victim)
+    receiver = start_receiver("web").wait_ready()
+    assert receiver.post(notification(alert()), "/webhook/log_action").json()["accepted"] == 1
+    assert receiver.stop() == 0
+    assert victim.read_text() == "keep"

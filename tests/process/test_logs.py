@@ -19,7 +19,7 @@ import pytest
 import requests
 
 import receiver as package
-from receiver import logs
+from receiver import log_bounds, logs
 from tests.support.every import every
 from tests.support.fuzz import HOSTILE
 from tests.support.log_lines import assert_collectable
@@ -436,6 +436,19 @@ def is_log_call(function: ast.expr) -> bool:
         and function.attr in LEVELS
         and ast.unparse(function.value).endswith(("log", "_output"))
     )
+
+
+def test_documents_state_the_bounds_of_the_code() -> None:
+    text = (Path(package.__file__).parents[1] / "docs" / "metrics.md").read_text()
+    rows = [
+        f"| a line, with its line feed | {log_bounds.MAX_LINE_BYTES // 1024} KiB |",
+        f"| the value of a field | {log_bounds.MAX_FIELD_BYTES // 1024} KiB |",
+        f"| the name of a field or key | {log_bounds.MAX_NAME_BYTES} bytes |",
+        f"| fields of a line | {log_bounds.MAX_FIELDS}; `fields_cut` counts the others |",
+        f"| items of a list or mapping inside a field | {log_bounds.MAX_ITEMS} |",
+        f"| levels of nesting inside a field | {log_bounds.MAX_DEPTH} |",
+    ]
+    assert [row for row in rows if row not in text] == []
 
 
 class Object:

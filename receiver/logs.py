@@ -187,13 +187,21 @@ def kept_descriptors() -> tuple[int, ...]:
 
 
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Send all logs of this process to a stream, as `json` or `text`; default: standard output."""
+    """Send all logs of this process to a stream, as `json` or `text`; default: standard output.
+
+    To be called again after plugins were loaded, because they may have configured logging too.
+    """
     handler = _Handler(_unbuffered(stream))
     handler.setFormatter(_Json() if style == "json" else _Text())
     handler.addFilter(_add_fields)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        # `dictConfig` disables loggers by default.
+        if name.partition(".")[0] == "receiver" and isinstance(logger, logging.Logger):
+            logger.disabled = False
     logging.captureWarnings(True)
     sys.excepthook = _log_process_end
     sys.unraisablehook = _log_unraisable

@@ -327,6 +327,36 @@ def test_halves_of_a_receiver_log_what_is_printed(
     assert_collectable(receiver.text())
 
 
+CONFIGURES = """
+import logging
+import logging.config
+
+from receiver import hookimpl
+
+logging.config.dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})
+logging.disable(logging.CRITICAL)
+logging.basicConfig(format="mine: %(message)s", force=True)
+
+
+@hookimpl
+def execute(context):
+    context.log.warning("still logged")
+"""
+
+
+def test_plugin_that_configures_logging_silences_nothing(
+    start_receiver: Callable[..., Receiver], tmp_path: Path
+) -> None:
+    plugins = write(tmp_path / "plugins", CONFIGURES)
+    receiver = start_receiver(PLUGIN_DIR=plugins).wait_ready()
+    assert len(receiver.lines("web started")) == 1
+    receiver.post(notification(alert("first", labels={"action_plugin": "talker"})))
+    wait_until(lambda: receiver.lines("attempt ended"), 60)
+    assert receiver.lines("still logged")[0]["run_id"] == 1
+    assert receiver.stop() == 0
+    assert_collectable(receiver.text())
+
+
 def test_last_words_of_a_crash_are_lines_of_the_log(
     start_receiver: Callable[..., Receiver],
 ) -> None:

@@ -47,10 +47,13 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds the run's fields to every line; a plugin's own `extra` is kept."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Merge both sets of fields; the run's win, and no name that logging itself uses fails."""
-        own = kwargs.get("extra") or {}
-        merged = {f"{name}_" if name in _RESERVED else name: value for name, value in own.items()}
-        kwargs["extra"] = {**merged, **(self.extra or {})}
+        """Merge both sets of fields; a name of the run, or of logging, gets an underscore."""
+        own, of_run = kwargs.get("extra") or {}, self.extra or {}
+        merged = {
+            f"{name}_" if name in _RESERVED or name in of_run else name: value
+            for name, value in own.items()
+        }
+        kwargs["extra"] = {**of_run, **merged}
         return msg, kwargs
 
 

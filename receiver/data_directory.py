@@ -1,4 +1,7 @@
-"""The directory of the journal, checked before any process opens a file in it."""
+"""The directory of the journal, checked before any process opens a file in it.
+
+And how files are opened in a directory that other users may be able to write.
+"""
 
 import errno
 import logging
@@ -79,6 +82,20 @@ def _check_file(file: Path, is_directory: bool) -> list[str]:
     if status.st_uid == os.geteuid() or os.access(file, os.R_OK | os.W_OK):
         return []
     return [_why_not_writable(file)]
+
+
+def open_regular_file(file: Path, flags: int, *, is_own: bool = False) -> int:
+    """Open a regular file, of this user if `is_own`, and never wait; raise OSError for others.
+
+    Another user may be able to write the directory, and to plant a link or a FIFO there.
+    """
+    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and (not is_own or status.st_uid == os.geteuid()):
+        return descriptor
+    os.close(descriptor)
+    kind = "a regular file of this user" if is_own else "a regular file"
+    raise PermissionError(errno.EPERM, f"is not {kind}", str(file))
 
 
 def _why_not_writable(path: Path) -> str:

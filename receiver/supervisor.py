@@ -18,6 +18,7 @@ from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+from receiver import logs
 from receiver.processes import (
     AT_ONCE_SIGNALS,
     DRAIN_SIGNALS,
@@ -263,7 +264,8 @@ def _live(program: Program, has_started: SharedFlag, supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     follow_parent(supervisor)
     show_as(program.role)
-    program.run(has_started)
+    with logs.logged_end():
+        program.run(has_started)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

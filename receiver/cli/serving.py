@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from socket import socket
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver import logs, tracing
+from receiver.captured_output import captured_output, release_output
 from receiver.cli.options import settings_options
 from receiver.data_directory import prepare_data_directory
 from receiver.errors import JournalUnusableError, PluginError, ReceiverError, SettingsError
@@ -47,27 +49,43 @@ def serve(settings: Settings) -> None:
     """
     from receiver.metrics.sharing import shared_directory
 
-    _begin(settings)
-    listener = _listen(settings)
-    _prepare_data_directory(settings)
-    with shared_directory():
-        programs = (
-            Program("web", partial(_web, settings, listener)),
-            Program("worker", partial(_supervised_worker, settings, listener), is_cleared=True),
-        )
-        supervisor = Supervisor(programs, settings.grace_period, partial(_open_once, settings))
-        # From then on new connections are refused, and do not wait for an answer.
-        supervisor.on_stop = listener.close
-        code = supervisor.run(partial(_prepare, supervisor))
+    with _begun(settings):
+        listener = _listen(settings)
+        _prepare_data_directory(settings)
+        with shared_directory():
+            code = _supervise(settings, listener)
     sys.exit(code)
 
 
-def _begin(settings: Settings) -> None:
+def _supervise(settings: Settings, listener: socket) -> int:
+    programs = (
+        Program("web", partial(_web, settings, listener)),
+        Program("worker", partial(_supervised_worker, settings, listener), is_cleared=True),
+    )
+    supervisor = Supervisor(programs, settings.grace_period, partial(_open_once, settings))
+    # From then on new connections are refused, and do not wait for an answer.
+    supervisor.on_stop = listener.close
+    return supervisor.run(partial(_prepare, supervisor))
+
+
+@contextmanager
+def _begun(settings: Settings) -> Iterator[None]:
     """Set up what every process of the receiver has: logs, signals and the mode of new files."""
     ignore_operator_signals(has_terminal=True)
-    spare_present_children()
     close_umask()
+    logs.keep_output()
     logs.configure(settings.log_level, settings.log_format)
+    try:
+        with captured_output():
+            spare_present_children()
+            yield
+    except ReceiverError as error:
+        is_debugging = click.get_current_context().find_root().params["debug"]
+        if settings.log_format == "text" or is_debugging:
+            raise
+        problems = getattr(error, "problems", (str(error),))
+        _log.critical("receiver cannot start", extra={"problems": problems})
+        sys.exit(1)
 
 
 def _listen(settings: Settings) -> socket:
@@ -105,17 +123,17 @@ def _open_once(settings: Settings) -> None:
 @settings_options
 def web(settings: Settings) -> None:
     """Accept notifications and write them to the journal; a worker runs the actions."""
-    _begin(settings)
-    listener = _listen(settings)
-    _prepare_data_directory(settings)
-    master = os.getpid()
-    try:
-        _web(settings, listener, SharedFlag())
-    except SystemExit as end:
-        # gunicorn's own code for a failed boot is for a supervisor; a user gets the usual 1.
-        if end.code == CANNOT_START and os.getpid() == master:
-            sys.exit(1)
-        raise
+    with _begun(settings):
+        listener = _listen(settings)
+        _prepare_data_directory(settings)
+        master = os.getpid()
+        try:
+            _web(settings, listener, SharedFlag())
+        except SystemExit as end:
+            # gunicorn's own code for a failed boot is for a supervisor; a user gets the usual 1.
+            if end.code == CANNOT_START and os.getpid() == master:
+                sys.exit(1)
+            raise
 
 
 def _web(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
@@ -128,10 +146,10 @@ def _web(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
 @settings_options
 def worker(settings: Settings) -> None:
     """Run the actions of what the journal holds; `receiver web` fills it."""
-    _begin(settings)
-    _prepare_data_directory(settings)
-    become_subreaper()
-    _worker(settings, SharedFlag(), is_supervised=False)
+    with _begun(settings):
+        _prepare_data_directory(settings)
+        become_subreaper()
+        _worker(settings, SharedFlag(), is_supervised=False)
 
 
 def _supervised_worker(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
@@ -159,6 +177,7 @@ def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool)
     logging.shutdown()
     sys.stdout.flush()
     end_descendants()
+    release_output()
     # Threads that wait for processes of actions must not keep this one.
     os._exit(code)
 
@@ -190,6 +209,7 @@ def _work(
         del frame
         if is_stopping and signum in AT_ONCE_SIGNALS:
             end_descendants()
+            release_output()
             os._exit(1)
         is_stopping = True
         one.stop()

@@ -1,5 +1,6 @@
 """All that differs between SQLite and PostgreSQL, in one place."""
 
+import errno
 import fcntl
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from receiver.data_directory import open_regular_file
 from receiver.errors import JournalUnusableError
 from receiver.journal.tables import episodes
 
@@ -73,6 +75,10 @@ class Dialect(Protocol):
 
     def is_connection_spoilt(self, error: sa.exc.DBAPIError, database: str | None) -> bool:
         """Whether only a new connection can find that the cause has gone."""
+
+
+# A link, a FIFO or a directory has the name of a file.
+_NOT_A_FILE = (errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO)
 
 
 class SQLite:
@@ -148,7 +154,14 @@ class SQLite:
     @contextmanager
     def migrating(self, engine: Engine) -> Iterator[Connection]:
         """Hold a lock on a file beside the journal's: to wait for it has no limit."""
-        with Path(f"{engine.url.database}.migrate.lock").open("w") as file:
+        lock = Path(f"{engine.url.database}.migrate.lock")
+        try:
+            descriptor = open_regular_file(lock, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if error.errno not in _NOT_A_FILE:
+                raise
+            raise JournalUnusableError(f"{lock} is not a regular file; move it away") from error
+        with os.fdopen(descriptor, "r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             with engine.begin() as connection:
                 yield connection

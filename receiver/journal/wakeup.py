@@ -4,6 +4,7 @@ On one machine: a named pipe beside the journal. The web process writes a byte a
 On PostgreSQL: a notification, see `channel`.
 """
 
+import errno
 import os
 import select
 import stat
@@ -22,15 +23,30 @@ def _pipe_path(journal: Journal) -> Path | None:
 
 
 def _opened(path: Path) -> int:
+    """Open the worker's end of the pipe, and make the pipe if it is missing."""
     try:
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
-        if not stat.S_ISFIFO(path.stat().st_mode):
-            raise JournalUnusableError(f"{path} is in the way of the wake-up pipe; remove it")
-        # Open for writing too: else it would read as ended whenever the web goes away.
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        # For writing too: otherwise it would read as ended whenever the web goes away.
+        return _open_pipe(path, os.O_RDWR)
+    except FileExistsError:
+        raise JournalUnusableError(f"{path} is in the way of the wake-up pipe; remove it") from None
     except OSError as error:
         raise JournalUnavailableError(f"the wake-up pipe cannot be opened: {error}") from error
+
+
+def _open_pipe(path: Path, flags: int) -> int:
+    """Open a named pipe and never wait; raise FileExistsError for anything else.
+
+    Another user may have planted a link in a directory that others can write.
+    """
+    if not stat.S_ISFIFO(path.lstat().st_mode):
+        raise FileExistsError(errno.EEXIST, "is no pipe", str(path))
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise FileExistsError(errno.EEXIST, "is no pipe", str(path))
 
 
 class Bell:
@@ -48,7 +64,7 @@ class Bell:
             return
         try:
             if self._pipe is None:
-                self._pipe = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                self._pipe = _open_pipe(self._path, os.O_WRONLY)
             os.write(self._pipe, b"\0")
         except BlockingIOError:
             pass  # Full: the worker is awake.

@@ -4,13 +4,11 @@ This is prometheus_client's multiprocess mode, with one set of files for each ro
 each process id: a worker that is replaced counts on where its predecessor ended.
 """
 
-import errno
 import fcntl
 import itertools
 import logging
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from typing import TextIO
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from receiver.data_directory import open_regular_file
 from receiver.metrics import SHARED_DIRECTORY
 
 _PREFIX = "alert-receiver-metrics-"
@@ -105,12 +104,12 @@ def count_alone() -> None:
 def _reserve(file: Path) -> None:
     """Raise OSError unless there is room: to count where there is none would end the process."""
     with suppress(FileNotFoundError):
-        os.close(_open_own(file, os.O_RDWR))
+        os.close(open_regular_file(file, os.O_RDWR, is_own=True))
         return
     # An empty file, seen by a scrape, would fail it.
     new = file.with_suffix(".new")
     new.unlink(missing_ok=True)
-    descriptor = _open_own(new, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    descriptor = open_regular_file(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, is_own=True)
     try:
         os.posix_fallocate(descriptor, 0, _RESERVED_BYTES)
         new.rename(file)
@@ -119,25 +118,13 @@ def _reserve(file: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def _open_own(file: Path, flags: int) -> int:
-    """Open a regular file of this user, and never wait; raise OSError for anything else.
-
-    The directory may be one that every user can write.
-    """
-    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-        return descriptor
-    os.close(descriptor)
-    raise PermissionError(errno.EPERM, "is not a regular file of this user", str(file))
-
-
 def _take_slot(directory: Path, role: str) -> str:
     """Return a name for this process's files that no process alive has."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in itertools.count():
         lock = directory / f"{role}-{number}.lock"
-        file = os.fdopen(_open_own(lock, os.O_RDWR | os.O_CREAT), "w")
+        flags = os.O_RDWR | os.O_CREAT
+        file = os.fdopen(open_regular_file(lock, flags, is_own=True), "w")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

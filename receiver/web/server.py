@@ -15,6 +15,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
+from receiver import logs
 from receiver.errors import JournalUnavailableError, ReceiverError
 from receiver.journal.journal import Journal
 from receiver.metrics.sharing import count_as
@@ -178,6 +179,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             # Before plugins, which may change the directory that its path is relative to.
             self._journal = Journal(self._settings.journal_url)
             actions = load_actions(self._settings)
+            logs.configure(self._settings.log_level, self._settings.log_format)
             self._tracing = start_tracing(self._settings, "web")
             app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
         except JournalUnavailableError as error:

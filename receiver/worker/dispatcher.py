@@ -18,7 +18,6 @@ from receiver.worker.running import RunningAttempt, log_fields
 GRACE_SECONDS = 0.5
 # Where the machine has no process to give, it may have one a moment later.
 _PAUSE_SECONDS = 1.0
-_LONGEST_LINE = 8192
 _log = logging.getLogger(__name__)
 _output = logging.getLogger("receiver.action.output")
 
@@ -194,7 +193,7 @@ class Dispatcher:
         attempt = executor.attempt
         fields = {"action": executor.action} if attempt is None else attempt.log_fields
         for line in executor.lines(is_end=is_end):
-            _output.info("action printed", extra={**fields, "text": line[:_LONGEST_LINE]})
+            _output.info("action printed", extra={**fields, "text": line})
 
     def take_states(self) -> list[StateToSave]:
         """Return the states that wait to be stored; each wants an answer."""

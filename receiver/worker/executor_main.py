@@ -6,7 +6,6 @@ closes descriptors, changes the directory) has consequences for this attempt alo
 """
 
 import _signal  # type: ignore[import-not-found]
-import faulthandler
 import logging
 import os
 import resource
@@ -21,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from receiver import logs, tracing
+from receiver.captured_output import open_streams
 from receiver.context import Cancellation
 from receiver.errors import TemporaryError
 from receiver.plugins import Actions
@@ -87,8 +87,8 @@ class ExecutorMain:
 
     def _redirect(self, output: int) -> None:
         # Logs keep the receiver's own standard output, under a number that no plugin knows.
-        own = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-        logs.configure(self._settings.log_level, self._settings.log_format, own)
+        logs.keep_output()
+        logs.configure(self._settings.log_level, self._settings.log_format)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
@@ -96,12 +96,7 @@ class ExecutorMain:
             os.dup2(output, number)
         os.close(output)
         sys.stdin = os.fdopen(os.dup(0))
-        for name, number in (("stdout", 1), ("stderr", 2)):
-            stream = os.fdopen(
-                number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-            )
-            setattr(sys, name, stream)
-        faulthandler.enable(2, all_threads=False)
+        open_streams()
 
     def run(self) -> None:
         """Make attempts until the worker closes the connection; return when the process may end."""

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
+from receiver import logs
 from receiver.errors import ExecutorLostError, SettingsError
 from receiver.processes import become_subreaper, ending, ends_within, kill_descendants, reap_adopted
 from receiver.settings import Settings
@@ -342,10 +343,11 @@ def _become_fork_server(
 ) -> None:
     near.close()
     # A second fork server is forked when the worker has opened its journal.
-    kept = {0, 1, 2, far.fileno(), report.fileno()}
+    kept = {0, 1, 2, *logs.kept_descriptors(), far.fileno(), report.fileno()}
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if descriptor not in kept:
             with suppress(OSError):
                 os.close(descriptor)
-    fork_server.main(settings, far, report, fresh)
+    with logs.logged_end():
+        fork_server.main(settings, far, report, fresh)
     os._exit(0)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from receiver import logs
 from receiver.errors import PluginError, SettingsError
 from receiver.metrics.sharing import count_alone
 from receiver.plugin_hooks import has_wrappers
@@ -70,6 +71,7 @@ def main(
         _report(report, error)
         return
     # A plugin may have set handlers of its own.
+    logs.configure(settings.log_level, settings.log_format)
     ignore_signals(*IGNORED_SIGNALS, *DRAIN_SIGNALS)
     wraps = any(has_wrappers(actions.plugins[name].implementation) for name in left)
     _report(report, Loaded(actions.loaded, rules, left, wraps))

@@ -20,7 +20,7 @@ from receiver.journal import requests as requests_of_people
 from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from tests.support.notifications import T0, alert, notification
-from tests.support.processes import children_of, descendants_of, is_alive
+from tests.support.processes import children_of, descendants_of, is_alive, title_of
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
@@ -276,7 +276,8 @@ def test_web_alone_starts_its_worker_again_until_the_fault_is_gone(
     receiver = start_receiver("web", PLUGIN_DIR=str(plugins)).wait_ready()
     (plugins / "slow.py").write_text("import no_such_module")
     assert receiver.process is not None
-    (pid,) = children_of(receiver.process.pid)
+    # Besides the process that logs what is printed.
+    (pid,) = [pid for pid in children_of(receiver.process.pid) if "receiver web" in title_of(pid)]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(receiver.lines("web cannot start")) == 3)
     (plugins / "slow.py").write_text(SLOW)
@@ -453,23 +454,38 @@ def test_port_belongs_to_the_web_process_and_its_parents_alone(start_receiver: S
         assert not {f"socket:[{inode}]" for inode in listening} & {str(link) for link in links}
 
 
-def test_child_for_which_there_is_no_process_is_made_later(
-    start_receiver: Start, tmp_path: Path
-) -> None:
-    # The first is for the journal, the second for the web.
-    (tmp_path / "sitecustomize.py").write_text(
+def start_without_fork(start_receiver: Start, directory: Path, number: int) -> Receiver:
+    """Start a receiver whose fork of this number fails."""
+    (directory / "sitecustomize.py").write_text(
         "import os\n"
         "fork, calls = os.fork, []\n"
         "def limited():\n"
         "    calls.append(None)\n"
-        "    if len(calls) == 2:\n"
+        f"    if len(calls) == {number}:\n"
         "        raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
         "    return fork()\n"
         "os.fork = limited\n"
     )
-    receiver = start_receiver(PYTHONPATH=str(tmp_path)).wait_ready()
+    return start_receiver(PYTHONPATH=str(directory)).wait_ready()
+
+
+def test_child_for_which_there_is_no_process_is_made_later(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    # The first is for what is printed, the second for the journal, the third for the web.
+    receiver = start_without_fork(start_receiver, tmp_path, 3)
     (failed,) = receiver.lines("process cannot be made, and is tried again")
     assert failed["role"] == "web"
+    assert "Resource temporarily unavailable" in failed["error"]
+    assert receiver.post(notification(alert())).ok
+    assert receiver.stop() == 0
+
+
+def test_receiver_starts_without_a_process_for_what_is_printed(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    receiver = start_without_fork(start_receiver, tmp_path, 1)
+    (failed,) = receiver.lines("printed output is not logged")
     assert "Resource temporarily unavailable" in failed["error"]
     assert receiver.post(notification(alert())).ok
     assert receiver.stop() == 0
@@ -634,3 +650,32 @@ def test_nothing_is_left_running_after_sigterm(start_receiver: Start) -> None:
     assert receiver.stop() == 0
     assert time.monotonic() - began < 15
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize("name", ["journal.db.migrate.lock", "wake"])
+def test_link_that_another_user_planted_is_not_followed(
+    start_receiver: Start, tmp_path: Path, command: str, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).symlink_to(victim)
+    receiver = start_receiver(command)
+    assert receiver.process is not None
+    assert receiver.process.wait(60) == 1
+    assert str(tmp_path / "data" / name) in receiver.text()
+    assert victim.read_text() == "keep"
+
+
+def test_web_writes_into_no_file_that_was_planted_as_its_pipe(
+    start_receiver: Start, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wake").symlink_to(victim)
+    receiver = start_receiver("web").wait_ready()
+    assert receiver.post(notification(alert()), "/webhook/log_action").json()["accepted"] == 1
+    assert receiver.stop() == 0
+    assert victim.read_text() == "keep"

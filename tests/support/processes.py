@@ -22,6 +22,11 @@ def descendants_of(pid: int) -> list[int]:
     return children + [one for child in children for one in descendants_of(child)]
 
 
+def title_of(pid: int) -> str:
+    """Return the title of a process, as `ps` shows it."""
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not waited for does not."""
     try:

@@ -23,11 +23,20 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    ("errors", "clock", "declarations", "durations", "packing", "plainjson", "processes"),
+    (
+        "errors",
+        "clock",
+        "declarations",
+        "durations",
+        "log_bounds",
+        "packing",
+        "plainjson",
+        "processes",
+    ),
     ("alertmanager",),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
     ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
-    ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
+    ("journal", "migration", "plugins", "logs", "captured_output", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),
     ("web", "worker"),

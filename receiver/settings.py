@@ -145,6 +145,14 @@ class Settings:
     max_body: int = setting(
         "RECEIVER_MAX_BODY", "size", "32MiB", "the largest request body that is accepted"
     )
+    max_header: int = setting(
+        "RECEIVER_MAX_HEADER",
+        "size",
+        "8KiB",
+        "the largest header of a request that is accepted, its name included",
+        minimum="1KiB",
+        maximum="64KiB",
+    )
     request_timeout: timedelta = setting(
         "RECEIVER_REQUEST_TIMEOUT",
         "duration",

@@ -25,6 +25,7 @@ from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
 from receiver.web.connections import REQUEST_THREADS, Worker
+from receiver.web.environment import forget_foreign_variables
 from receiver.web.processor import stay_on_one
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,13 @@ _log = logging.getLogger(__name__)
 # Alertmanager keeps a connection for 5 minutes: closing it earlier makes POSTs fail.
 _KEEP_ALIVE_SECONDS = 330
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where gunicorn's heartbeat file never blocks
+
+# gunicorn takes path, prefix and scheme of a request from headers of clients on loopback.
+_TRUST_NO_PROXY: dict[str, Any] = {
+    "forwarded_allow_ips": "",
+    "forwarder_headers": "",
+    "secure_scheme_headers": {},
+}
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -123,12 +131,12 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.request_seconds = settings.request_timeout.total_seconds()
         self._journal: Journal | None = None
         self._tracing: Tracing | None = None
+        forget_foreign_variables()
         super().__init__()
 
     def run(self) -> None:
         """Serve until told to stop; raise SystemExit with gunicorn's own code when it gives up."""
         try:
-            _drop_foreign_environment()
             _Arbiter(self).run()
         except HaltServer as error:
             # It was told to stop at the moment when it gave up.
@@ -151,6 +159,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "logger_class": _Logger,
             "worker_exit": self._close,
             "proc_name": "receiver web",
+            "umask": 0o077,
+            "limit_request_field_size": settings.max_header,
+            # A parser that happens to be installed must not replace the one that is tested.
+            "http_parser": "python",
+            **_TRUST_NO_PROXY,
         }
         if settings.tls_cert:
             options |= {"certfile": str(settings.tls_cert), "keyfile": str(settings.tls_key)}
@@ -191,9 +204,3 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.has_started.set()
         _log.info("web started", extra={"bind": str(self._settings.bind)})
         return app
-
-
-def _drop_foreign_environment() -> None:
-    """Forget the variables by which another program would give gunicorn other sockets."""
-    for name in ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS"):
-        os.environ.pop(name, None)

@@ -27,6 +27,7 @@ from receiver.web.app import Drain, create_app
 from receiver.web.connections import REQUEST_THREADS, Worker
 from receiver.web.environment import forget_foreign_variables
 from receiver.web.processor import stay_on_one
+from receiver.web.refusals import RefusalLog
 
 _log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._listener = listener
         self.has_started = has_started
         self.drain = Drain()
+        self.refusals = RefusalLog()
         self.request_seconds = settings.request_timeout.total_seconds()
         self._journal: Journal | None = None
         self._tracing: Tracing | None = None
@@ -176,8 +178,9 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def _close(self, server: object, worker: object) -> None:
-        """Leave the journal in good order: one file, if nobody else has it open."""
+        """Log what was counted; leave the journal in good order, one file if it can be."""
         del server, worker
+        self.refusals.log_left_out(at_end=True)
         if self._journal is not None:
             self._journal.close()
         if self._tracing is not None:
@@ -192,7 +195,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             self._journal = Journal(self._settings.journal_url)
             actions = load_actions(self._settings)
             self._tracing = start_tracing(self._settings, "web")
-            app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
+            app = create_app(
+                self._settings, actions, self._journal, self.drain, self._tracing, self.refusals
+            )
         except JournalUnavailableError as error:
             _log.error("journal fails the web", extra={"error": str(error)})
             raise SystemExit(1) from error  # gunicorn tries again.

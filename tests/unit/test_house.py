@@ -26,7 +26,7 @@ LAYERS = (
     ("errors", "clock", "declarations", "durations", "packing", "plainjson", "processes"),
     ("alertmanager",),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
-    ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
+    ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings", "sources"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),

@@ -18,7 +18,7 @@ _WINDOW_SECONDS = 60.0
 # Reasons and clients that are told apart at a time. Beyond them all others are counted together.
 _MOST_KINDS = 64
 _OTHERS = ("others",)
-_LONGEST_TEXT = 200
+_LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True)

@@ -578,6 +578,23 @@ def test_unknown_plugin_is_told_with_the_nearest_and_with_what_may_have_hidden_i
     assert "PLUGIN_DIR: /no/such/directory cannot be read" in done.err
 
 
+# receiver migrate
+
+
+def test_migrated_files_are_closed_to_other_users(tmp_path: Path) -> None:
+    config, output = tmp_path / "config.toml", tmp_path / "migrated"
+    config.write_text('metric_name = "m"\n[soft]\nthreshold = 1\nplugin = "log_action"\n')
+    before = os.umask(0o022)
+    try:
+        done = process("migrate", config, "--output", output)
+    finally:
+        os.umask(before)
+    assert done.code == 0, done.err
+    written = [output, *output.iterdir()]
+    assert len(written) > 3
+    assert not [file for file in written if file.stat().st_mode & 0o077]
+
+
 # receiver send
 
 

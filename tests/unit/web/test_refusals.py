@@ -160,4 +160,4 @@ def test_long_texts_of_a_client_are_cut(
     refusals.note(replace(WRONG, path="/" + "x" * 5000, user_agent="y" * 5000))
 
     ((_, fields),) = logged(caplog)
-    assert max(len(str(value)) for value in fields.values()) == 200
+    assert max(len(str(value)) for value in fields.values()) == 300

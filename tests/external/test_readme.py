@@ -767,6 +767,9 @@ def test_sources_of_the_example_are_accepted_and_have_their_tokens(tmp_path: Pat
     )
     assert checked.returncode == 0, checked.stdout
     assert "[sources.cluster-one] submit_token" in checked.stdout
+    assert "cluster-two: posts with its own credentials; reaches log_action, file_action" in (
+        checked.stdout
+    )
 
 
 CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {

@@ -583,7 +583,10 @@ def test_unknown_plugin_is_told_with_the_nearest_and_with_what_may_have_hidden_i
 
 def test_migrated_files_are_closed_to_other_users(tmp_path: Path) -> None:
     config, output = tmp_path / "config.toml", tmp_path / "migrated"
-    config.write_text('metric_name = "m"\n[soft]\nthreshold = 1\nplugin = "log_action"\n')
+    config.write_text(
+        'metric_name = "m"\nthreshold_operator = "less_than"\n'
+        '[soft]\nthreshold = 1\nplugin = "log_action"\n'
+    )
     before = os.umask(0o022)
     try:
         done = process("migrate", config, "--output", output)

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from receiver.errors import SettingsError
 
-# Files that the receiver opens in the directory, and whether each is a directory.
+_REGULAR, _DIRECTORY, _PIPE = "regular file", "directory", "named pipe"
+_IS_KIND = {_REGULAR: stat.S_ISREG, _DIRECTORY: stat.S_ISDIR, _PIPE: stat.S_ISFIFO}
+# Files that the receiver opens in the directory.
 _OWN_FILES = {
-    "journal.db": False,
-    "journal.db-wal": False,
-    "journal.db-shm": False,
-    "journal.db.migrate.lock": False,
-    "instances": True,
+    "journal.db": _REGULAR,
+    "journal.db-wal": _REGULAR,
+    "journal.db-shm": _REGULAR,
+    "journal.db.migrate.lock": _REGULAR,
+    "instances": _DIRECTORY,
+    "wake": _PIPE,
 }
 _SET_IT = "set RECEIVER_DATA_DIR to a directory that this user can write"
 _log = logging.getLogger(__name__)
@@ -54,8 +57,8 @@ def check_data_directory(directory: Path) -> list[str]:
         return [_why_not_writable(directory)]
     return [
         problem
-        for name, is_directory in _OWN_FILES.items()
-        for problem in _check_file(directory / name, is_directory)
+        for name, kind in _OWN_FILES.items()
+        for problem in _check_file(directory / name, kind)
     ]
 
 
@@ -67,16 +70,20 @@ def _check_parent(directory: Path) -> list[str]:
     return [] if os.access(parent, os.W_OK | os.X_OK) else [_why_not_writable(parent)]
 
 
-def _check_file(file: Path, is_directory: bool) -> list[str]:
+def _check_file(file: Path, kind: str) -> list[str]:
     try:
+        if planter := _who_may_have_planted(file):
+            return [
+                f"RECEIVER_DATA_DIR: {file} belongs to {planter}, who may have planted it; move it "
+                f"away, and run `chmod o-w {file.parent}`"
+            ]
         status = file.stat()
     except FileNotFoundError:
         return []
     except OSError as error:
         return [_describe(file, error)]
     # Opening a FIFO would wait without an end.
-    if not (stat.S_ISDIR(status.st_mode) if is_directory else stat.S_ISREG(status.st_mode)):
-        kind = "directory" if is_directory else "regular file"
+    if not _IS_KIND[kind](status.st_mode):
         return [f"RECEIVER_DATA_DIR: {file} is not a {kind}; move it away"]
     # A journal of this user that is read-only for a while is no reason to end: the web answers 503.
     if status.st_uid == os.geteuid() or os.access(file, os.R_OK | os.W_OK):
@@ -96,6 +103,17 @@ def open_regular_file(file: Path, flags: int, *, is_own: bool = False) -> int:
     os.close(descriptor)
     kind = "a regular file of this user" if is_own else "a regular file"
     raise PermissionError(errno.EPERM, f"is not {kind}", str(file))
+
+
+def _who_may_have_planted(file: Path) -> str:
+    """Return the other user who can have put a file there; empty for one that can be trusted.
+
+    A file of another user is usual where this user was changed and the group may write.
+    """
+    status = file.lstat()
+    is_others = status.st_uid not in (0, os.geteuid())
+    is_open = file.parent.stat().st_mode & 0o002
+    return _user(status.st_uid) if is_others and (is_open or stat.S_ISLNK(status.st_mode)) else ""
 
 
 def _why_not_writable(path: Path) -> str:
@@ -134,8 +152,12 @@ def _user(uid: int | None = None) -> str:
 
 
 def _warn_of_other_users(directory: Path) -> None:
-    """Log what the modes of existing files open to other users; new files are closed."""
+    """Log what existing modes open to other users; new files are closed."""
     file = directory / "journal.db"
+    if directory.stat().st_mode & 0o002:
+        hint = f"run `chmod o-w {directory}`"
+        fields = {"directory": str(directory), "hint": hint}
+        _log.warning("other users can write the data directory", extra=fields)
     if directory.stat().st_uid != os.geteuid():
         # Common with volumes of Kubernetes, where the group may write.
         fields = {"directory": str(directory), "owner": _user(directory.stat().st_uid)}

@@ -64,8 +64,7 @@ class Setting:
     `type` is a key of `TYPES`. `default` is written as a user would write it; None means "not
     set". A `secret` is never shown and can also be read from the file named by `<name>_FILE`.
     `required_unless` names another setting of the same table that makes this one optional.
-    `minimum` and `maximum` are the smallest and the largest value that is accepted, written as a
-    user would write them.
+    `minimum` and `maximum` bound the value, written as a user would write them.
     """
 
     name: str
@@ -88,6 +87,11 @@ class Setting:
                 f"{self.name}: the default {self.default!r:.100} is no text; write it as a user "
                 "would, in quotes"
             )
+
+    @property
+    def file_name(self) -> str:
+        """The name under which the file of a secret is given."""
+        return f"{self.name}_file" if self.name.islower() else f"{self.name}_FILE"
 
     def parse(self, text: str) -> Any:
         """Return the value of `text`; raise ValueError saying what is wrong and the cure."""
@@ -287,7 +291,6 @@ TYPES: Mapping[str, Callable[[str], Any]] = {
     "url": _url,
 }
 
-
 MISSING = "{}: is not set; {}"
 
 
@@ -351,7 +354,8 @@ def resolve(
             said = None if one.secret else _raw(one, ordered) or one.default
             problems.append(f"{shown}:" + (f' "{said}"' if said else "") + f" {error}")
         except OSError as error:
-            problems.append(f"{shown}_FILE: cannot be read: {error.strerror}: {error.filename}")
+            shown = shown.removesuffix(one.name) + one.file_name
+            problems.append(f"{shown}: cannot be read: {error.strerror}: {error.filename}")
     return values, problems
 
 
@@ -359,16 +363,14 @@ def _raw(one: Setting, sources: Iterable[Mapping[str, object]]) -> str | None:
     for source in sources:
         text, file = _text_and_file(one, source)
         if text and file:
-            raise ValueError(f"is set together with {one.name}_FILE; keep one of them")
-        if file:
-            return read_secret(one, Path(file))
-        if text:
-            return text
+            raise ValueError(f"is set together with {one.file_name}; keep one of them")
+        if text or file:
+            return read_secret(one, Path(file)) if file else text
     return None
 
 
 def _text_and_file(one: Setting, source: Mapping[str, object]) -> tuple[str, str]:
-    file = as_text(source.get(f"{one.name}_FILE", "")) if one.secret else ""
+    file = as_text(source.get(one.file_name, "")) if one.secret else ""
     return as_text(source.get(one.name, "")), file
 
 
@@ -385,7 +387,7 @@ def read_secret(one: Setting, file: Path) -> str:
     """Return the text of a secret's file; raise OSError or ValueError when it cannot be used."""
     text = file.read_text(encoding="utf-8").strip()
     if not text:
-        raise ValueError(f"is empty in the file that {one.name}_FILE names")
+        raise ValueError(f"is empty in the file that {one.file_name} names")
     return text
 
 

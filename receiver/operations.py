@@ -27,9 +27,9 @@ from receiver.journal.past import Past
 from receiver.journal.reading import find_rejected
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
-from receiver.plugins import Actions, catalog_of, rules_as_far_as_loaded
+from receiver.plugins import Actions, catalogs_of, rules_as_far_as_loaded
 from receiver.policies import Rules, runs_alone
-from receiver.routing import Catalog, route
+from receiver.routing import Catalogs, route
 from receiver.settings import Settings
 from receiver.subject import target_of
 
@@ -59,19 +59,18 @@ class Operations:
         self._settings = settings
         self._journal = journal
         self.rules: Rules = rules_as_far_as_loaded(settings, actions)
-        self._catalog: Catalog = catalog_of(actions)
+        self._catalogs: Catalogs = catalogs_of(settings, actions)
 
     def knows(self, action: str) -> bool:
         """Whether a name stands for an action, even one that cannot run."""
-        return self._catalog.knows(action)
+        return self._catalogs.all_actions.knows(action)
 
     def explain(
         self, notification: Notification, source: str = "", path_action: str = ""
     ) -> list[Explained]:
         """Return what a notification would lead to now; nothing is run or stored."""
-        intake = intake_of(
-            notification, source, path_action, self._settings.action_plugin, self._catalog
-        )
+        catalog = self._catalogs.for_source(source)
+        intake = intake_of(notification, source, path_action, self._settings.action_plugin, catalog)
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
             past = Past(connection, self.rules, now)
@@ -210,7 +209,8 @@ class Operations:
             )
         alert = Alert.from_json(found["alert"])
         path_action = found["name"] if found["rule"] == "path" else ""
-        way = route(alert, path_action, self._settings.action_plugin, self._catalog)
+        catalog = self._catalogs.for_source(found["source"])
+        way = route(alert, path_action, self._settings.action_plugin, catalog)
         intake = Intake(
             found["source"], found["receiver"], found["external_url"], (Routed(alert, way),)
         )

@@ -18,7 +18,7 @@ from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
 from receiver.plugin_hooks import HOOKS, inspect_hooks, split_wrappers
 from receiver.policies import Policy, Rules, describe_unknown_key
-from receiver.routing import Catalog
+from receiver.routing import Catalog, Catalogs
 from receiver.settings import Settings, policy_of
 
 PREFIX = "RECEIVER_"
@@ -281,11 +281,24 @@ def catalog_of(actions: Actions) -> Catalog:
     return Catalog(loaded, {name: why for name, why in reasons.items() if name not in loaded})
 
 
+def catalogs_of(settings: Settings, actions: Actions) -> Catalogs:
+    """Return the actions as routing sees them, for each source."""
+    whole = catalog_of(actions)
+    return Catalogs(
+        whole,
+        {
+            name: whole.limited_to(source.actions, name)
+            for name, source in settings.sources.items()
+            if source.actions is not None
+        },
+    )
+
+
 def rules_of(settings: Settings, actions: Actions) -> Rules:
     """Return what the journal must know of settings and plugins, where all fits together.
 
     Raises SettingsError when policies do not: an escalation to no action or in a circle, a limit
-    that looks back further than runs are kept.
+    that looks back further than runs are kept; and for a source that may reach no such action.
     """
     rules = rules_as_far_as_loaded(settings, actions)
     policies = rules.policies
@@ -294,6 +307,12 @@ def rules_of(settings: Settings, actions: Actions) -> Rules:
         f"{nearest(policy.escalate_to, policies)}"
         for name, policy in policies.items()
         if policy.escalate_to is not None and policy.escalate_to not in policies
+    ]
+    problems += [
+        f"[sources.{source}] actions: there is no action {name}{nearest(name, actions.plugins)}"
+        for source, one in settings.sources.items()
+        for name in one.actions or ()
+        if name not in actions.plugins
     ]
     problems += _circles({name: one.escalate_to for name, one in policies.items()})
     for name, windows in (

@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -67,6 +67,16 @@ def close_umask() -> None:
     before = os.umask(0o077)
     if _inherited_umask is None:
         _inherited_umask = before
+
+
+@contextmanager
+def closed_umask() -> Iterator[None]:
+    """Create files that only this user can read and write, for a while."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def restore_umask() -> None:

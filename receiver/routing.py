@@ -1,6 +1,6 @@
 """Which actions an alert is for, or why it is for none. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from receiver.alertmanager import Alert
@@ -22,6 +22,24 @@ class Catalog:
     def knows(self, name: str) -> bool:
         """Whether the name stands for an action, even one that cannot run."""
         return name in self.loaded or name in self.not_loaded
+
+    def limited_to(self, actions: Collection[str], source: str) -> "Catalog":
+        """Return the actions as routing sees them for a source that may reach only these."""
+        said = f"the source {source} may reach only {', '.join(sorted(actions))}"
+        out_of_reach = {name: f"{said}, not {name}" for name in self.loaded - set(actions)}
+        return Catalog(self.loaded.intersection(actions), {**self.not_loaded, **out_of_reach})
+
+
+@dataclass(frozen=True)
+class Catalogs:
+    """What each sender may reach: all that is loaded, unless its source says otherwise."""
+
+    all_actions: Catalog
+    by_source: Mapping[str, Catalog]
+
+    def for_source(self, source: str) -> Catalog:
+        """Return the actions as routing sees them for this source."""
+        return self.by_source.get(source, self.all_actions)
 
 
 @dataclass(frozen=True, slots=True)

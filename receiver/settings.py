@@ -24,6 +24,7 @@ from receiver.declarations import (
 )
 from receiver.errors import SettingsError
 from receiver.policies import Limits, Policy, describe_unknown_key, removed_key
+from receiver.sources import Source, load_sources
 
 # Kubernetes adds such variables to every pod for a Service called `receiver` or `receiver-…`.
 _INJECTED = re.compile(r"RECEIVER_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
@@ -39,7 +40,7 @@ PolicySources = Sequence[Mapping[str, object]]
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of the receiver, parsed; `[actions.<name>]` and `[plugins.<name>]` apart."""
+    """Every setting of the receiver, parsed; what has a name of the user's stands apart."""
 
     bind: Address = setting(
         "RECEIVER_BIND", "address", "127.0.0.1:8080", "the address to listen on"
@@ -145,6 +146,11 @@ class Settings:
     max_body: int = setting(
         "RECEIVER_MAX_BODY", "size", "32MiB", "the largest request body that is accepted"
     )
+    max_header: int = setting(
+        "RECEIVER_MAX_HEADER", "size", "8KiB",
+        "the largest header of a request that is accepted, its name included",
+        minimum="1KiB", maximum="64KiB",
+    )  # fmt: skip
     request_timeout: timedelta = setting(
         "RECEIVER_REQUEST_TIMEOUT",
         "duration",
@@ -225,6 +231,7 @@ class Settings:
     plugin_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret_files: Mapping[str, Path] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def limits(self) -> Limits:
@@ -257,13 +264,14 @@ def load(
     """
     located, problems = resolve([_CONFIG], [environment])
     file = _read_file(config or located["RECEIVER_CONFIG"], problems)
-    sections = {name: file.pop(name, {}) for name in ("actions", "plugins")}
+    sections = {name: file.pop(name, {}) for name in ("actions", "plugins", "sources")}
     if isinstance(file.get("limits"), dict):
         file |= {f"limits_{key}": value for key, value in file.pop("limits").items()}
     for name, section in sections.items():
         if not isinstance(section, dict) or not all(isinstance(v, dict) for v in section.values()):
             cure = "; RECEIVER_ACTIONS is enabled_actions there" if name == "actions" else ""
-            problems.append(f"receiver.toml: {name} must be tables, [{name}.<action>]{cure}")
+            key = "name" if name == "sources" else "action"
+            problems.append(f"receiver.toml: {name} must be tables, [{name}.<{key}>]{cure}")
             sections[name] = {}
 
     settings = table()
@@ -281,13 +289,15 @@ def load(
     sources = [flags, environment, from_file]
     values, wrong = resolve(settings.values(), sources)
     policies, wrong_policies = _policies(environment, sections["actions"])
-    problems += wrong + wrong_policies
+    sources_found, wrong_sources = load_sources(sections["sources"], values)
+    problems += wrong + wrong_policies + wrong_sources
     if problems:
         raise SettingsError(problems)
     return Settings(
         **{name: values[one.name] for name, one in settings.items()},
         policies=policies,
         plugin_settings=sections["plugins"],
+        sources=sources_found,
         environment=dict(environment),
         secret_files={
             one.name: path for one in settings.values() if (path := secret_file(one, sources))

@@ -24,6 +24,7 @@ from receiver.journal.dialects import shown_url
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.plugins import Actions, try_to_load
+from receiver.processes import closed_umask
 from receiver.settings import Settings
 
 _TIMEOUT_SECONDS = 10
@@ -110,7 +111,7 @@ def _journal(settings: Settings) -> Iterator[Finding]:
             f"there is none in {settings.data_dir}; set RECEIVER_DATA_DIR as for the receiver, or "
             "start it once"
         )
-    with closing(Journal(settings.journal_url)) as journal:
+    with closed_umask(), closing(Journal(settings.journal_url)) as journal:
         journal.check_writable()
         yield "ok", f"{where} can be written"
         with journal.reading() as connection:

@@ -13,6 +13,7 @@ from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
 from receiver.plugins import Actions, Plugin, rules_of, try_to_load
 from receiver.settings import Settings
+from receiver.sources import Source
 from receiver.web.binding import check_bind, who_may
 from receiver.web.listener import is_in_use
 from receiver.web.workerside import check_metrics_bind
@@ -41,11 +42,18 @@ def check(settings: Settings) -> None:
         f"operate        open to {who_may(settings, 'operate')}",
         f"/metrics       open to {metrics}",
         "probes         open to anyone who can connect",
+        *(_describe_source(name, source) for name, source in settings.sources.items()),
         f"journal        {shown_url(settings.journal_url)}",
         f"actions        {', '.join(sorted(actions.loaded)) or 'none'}",
         f"ACTION_PLUGIN  {', '.join(settings.action_plugin) or 'not set: an alert names its own'}",
     ):
         click.echo(line)
+
+
+def _describe_source(name: str, source: Source) -> str:
+    credentials = "its own credentials" if source.has_credentials else "those of RECEIVER_SUBMIT_…"
+    reach = "all actions" if source.actions is None else ", ".join(source.actions)
+    return f"source         {name}: posts with {credentials}; reaches {reach}"
 
 
 def problems_of_start(settings: Settings) -> tuple[Actions, list[str]]:

@@ -10,6 +10,7 @@ from receiver.discovery import built_in_names
 from receiver.errors import SettingsError
 from receiver.migration.predecessor import read
 from receiver.migration.translation import translate
+from receiver.processes import closed_umask
 
 
 @click.command
@@ -57,10 +58,11 @@ def migrate(
     made = translate(old, name or camel_case(old.metric or "Migrated"), url, built_in_names())
     notes = "".join(f"- {note}\n" for note in made.notes)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for file, text in {**made.files, "NOTES.md": notes}.items():
-            (output / file).write_text(text, encoding="utf-8")
-            click.echo(f"wrote {output / file}")
+        with closed_umask():  # They hold the settings of the old one, a password among them.
+            output.mkdir(parents=True, exist_ok=True)
+            for file, text in {**made.files, "NOTES.md": notes}.items():
+                (output / file).write_text(text, encoding="utf-8")
+                click.echo(f"wrote {output / file}")
     except OSError as error:
         raise SettingsError([f"{output} cannot be written: {error.strerror}"]) from error
     click.echo(f"\nwhat differs, or needs a hand:\n{notes}")

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from receiver.journal.journal import Journal
 from receiver.journal.requests import Person
 from receiver.operations import Operations
 from receiver.plugins import try_to_load
+from receiver.processes import closed_umask
 from receiver.settings import Settings
 
 _WIDTH = 160  # Where nobody looks at a terminal.
@@ -47,7 +47,7 @@ def opened(settings: Settings, or_empty: bool = False) -> Iterator[Desk]:
     actions, _ = try_to_load(settings)
     with ExitStack() as stack:
         # SQLite makes files beside the journal.
-        stack.callback(os.umask, os.umask(0o077))
+        stack.enter_context(closed_umask())
         database, is_kept = settings.journal_url, True
         if settings.database_url is None and not (settings.data_dir / "journal.db").exists():
             if not or_empty:

@@ -35,7 +35,7 @@ class ApiDesk:
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._base = f"{url.rstrip('/')}/api/v1"
-        self._shown = _without_login(self._base)
+        self._shown = without_login(self._base)
         self._session = requests.Session()
         self._session.auth = _credential(settings)
 
@@ -156,7 +156,8 @@ class ApiDesk:
         return found
 
 
-def _without_login(url: str) -> str:
+def without_login(url: str) -> str:
+    """Return a URL as it may be shown: without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -5,15 +5,16 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import click
 import requests
 from requests.auth import HTTPBasicAuth
 
 from receiver.cli.options import settings_options
+from receiver.cli.remote import without_login
 from receiver.errors import ReceiverError
-from receiver.settings import Settings
+from receiver.settings import URL, Settings
 
 SAMPLES = {
     "firing": "one alert that fires",
@@ -21,15 +22,20 @@ SAMPLES = {
     "group": "three alerts of one group: two fire, one has resolved",
 }
 _TIMEOUT_SECONDS = 15
+_WEBHOOK = "/webhook"
 
 
 @click.command
 @click.argument("what", required=False)
 @click.option("--list", "list_them", is_flag=True, help="List the samples.")
 @click.option("--print", "print_it", is_flag=True, help="Print the body instead of posting it.")
-@click.option("--url", help="The webhook's URL.  [default: /webhook at RECEIVER_BIND]")
+@click.option(
+    "--url",
+    help="The receiver's URL, or the webhook's.  [default: RECEIVER_URL, or RECEIVER_BIND]",
+)
 @click.option("--ca-file", help="Trust the certificates in this file, for TLS.")
 @click.option("--action", help="Post to /webhook/ACTION.")
+@click.option("--source", help="Post as this source, with its credentials if it has some.")
 @settings_options
 def send(
     settings: Settings,
@@ -39,11 +45,12 @@ def send(
     url: str | None,
     ca_file: str | None,
     action: str | None,
+    source: str | None,
 ) -> None:
     """Post WHAT to a receiver: the name of a sample, or a file.
 
     A sample fires from now on, so that each one sent begins an episode; a file is sent as it is.
-    It logs in by RECEIVER_SUBMIT_TOKEN, else by RECEIVER_SUBMIT_BASIC_AUTH.
+    It logs in by RECEIVER_SUBMIT_TOKEN, or by RECEIVER_SUBMIT_BASIC_AUTH without it.
     """
     if list_them or what is None:
         for name, text in SAMPLES.items():
@@ -53,14 +60,15 @@ def send(
     if print_it:
         click.echo(body)
         return
-    scheme = "https" if settings.tls_cert else "http"
-    target = _target(url or f"{scheme}://{settings.bind}/webhook", action)
+    target = _target(settings, url, action, source)
+    own = settings.sources.get(source or "")
+    sender = own if own is not None and own.has_credentials else settings
     headers = {"Content-Type": "application/json"}
     login = None
-    if settings.submit_token:
-        headers["Authorization"] = f"Bearer {settings.submit_token[0]}"
-    elif settings.submit_basic_auth:
-        user, _, password = settings.submit_basic_auth[0].partition(":")
+    if sender.submit_token:
+        headers["Authorization"] = f"Bearer {sender.submit_token[0]}"
+    elif sender.submit_basic_auth:
+        user, _, password = sender.submit_basic_auth[0].partition(":")
         login = HTTPBasicAuth(user.encode(), password.encode())
     try:
         session = requests.Session()
@@ -76,20 +84,31 @@ def send(
         )
     except (requests.RequestException, OSError) as error:
         raise ReceiverError(
-            f"{target} does not answer: {error}; is `receiver serve` running there?"
+            f"{without_login(target)} does not answer: {error}; is `receiver serve` running there?"
         ) from error
     click.echo(f"{answer.status_code} {answer.text.strip()}")
     if answer.status_code != 200:
         sys.exit(1)
 
 
-def _target(url: str, action: str | None) -> str:
+def _target(settings: Settings, url: str | None, action: str | None, source: str | None) -> str:
+    """Return where to post: the webhook, also where only the address of its receiver is given."""
+    address: str | None = click.get_current_context().obj
+    if url is None and address is not None:
+        url = f"{address.rstrip('/')}{_WEBHOOK}"
+    scheme = "https" if settings.tls_cert else "http"
     try:
-        parts = urlsplit(url)
+        whole: str = URL.parse(url or f"{scheme}://{settings.bind}")
     except ValueError as error:
-        raise ReceiverError(f"--url: {url} is not a URL: {error}") from error
-    path = f"{parts.path.rstrip('/')}/{quote(action, safe='')}" if action else parts.path
-    return urlunsplit(parts._replace(path=path))
+        raise ReceiverError(f"--url: the address {error}") from None
+    parts = urlsplit(whole)
+    path = parts.path.rstrip("/") or _WEBHOOK
+    if action:
+        path += f"/{quote(action, safe='')}"
+    query = parts.query
+    if source is not None:
+        query = f"{query}&source={quote(source, safe='')}".lstrip("&")
+    return parts._replace(path=path, query=query).geturl()
 
 
 def sample(name: str, now: datetime) -> str:

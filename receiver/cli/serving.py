@@ -32,9 +32,11 @@ from receiver.processes import (
 from receiver.settings import Settings
 from receiver.supervisor import CANNOT_START, Program, Supervisor
 from receiver.web.binding import check_bind
+from receiver.web.environment import without_foreign_variables
 from receiver.web.listener import open_listener
 
 if TYPE_CHECKING:
+    from receiver.web.server import Server
     from receiver.worker.executors import ExecutorPool
 
 _log = logging.getLogger(__name__)
@@ -102,11 +104,11 @@ def _prepare_data_directory(settings: Settings) -> None:
 
 def _prepare(supervisor: Supervisor) -> None:
     """Import the modules that the children need, so that they share them; count the restarts."""
-    import receiver.web.server
     import receiver.worker.worker  # noqa: F401
     from receiver.metrics.counts import SupervisorCounts
     from receiver.metrics.sharing import count_as
 
+    _import_server()
     count_as("supervisor")
     supervisor.on_restart = SupervisorCounts(("web", "worker")).restarted
 
@@ -136,10 +138,15 @@ def web(settings: Settings) -> None:
             raise
 
 
-def _web(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
-    from receiver.web.server import Server
+def _import_server() -> "type[Server]":
+    """Import the server; no variable of the environment changes it."""
+    with without_foreign_variables():
+        from receiver.web.server import Server
+    return Server
 
-    Server(settings, listener, has_started).run()
+
+def _web(settings: Settings, listener: socket, has_started: SharedFlag) -> None:
+    _import_server()(settings, listener, has_started).run()
 
 
 @click.command

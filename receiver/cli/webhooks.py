@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import requests
 from requests.auth import HTTPBasicAuth
@@ -14,7 +14,7 @@ from receiver.errors import SettingsError
 _TIMEOUT_SECONDS = 10
 _CURES = {
     401: "its credentials are wrong or missing; compare with RECEIVER_SUBMIT_TOKEN",
-    403: "its credentials may not post; give it those of RECEIVER_SUBMIT_TOKEN",
+    403: "its credentials may not post; give it RECEIVER_SUBMIT_TOKEN, or those of its source",
     404: "there is no such action, or no receiver; compare the path with `receiver plugins`",
     503: "the receiver cannot store now, or is stopping; its log says why",
 }
@@ -78,6 +78,10 @@ def try_webhook(webhook: Webhook) -> tuple[str, str]:
     except (requests.RequestException, OSError) as error:
         return "wrong", f"{webhook} cannot be reached from here: {error}"
     if answer.status_code == 400:
+        wrong = set(parse_qs(urlsplit(webhook.url).query, keep_blank_values=True)) - {"source"}
+        if wrong:
+            parameters = ", ".join(sorted(wrong))
+            return "wrong", f"{webhook} has the unknown parameter {parameters}; use only source"
         return "ok", f"{webhook} is reached and let in"
     cure = _CURES.get(answer.status_code, "this is no receiver, or something stands before it")
     return "wrong", f"{webhook} answers {answer.status_code}: {cure}"

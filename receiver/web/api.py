@@ -272,5 +272,6 @@ def _answer_errors(blueprint: Blueprint) -> None:
     @blueprint.errorhandler(JournalError)
     def failing(error: JournalError) -> Response:
         if isinstance(error, JournalDataError):
-            return problem(400, "Bad Request", "the journal has no place for these values")
-        return unavailable("the journal cannot be reached now; try again")
+            detail = "the journal has no place for these values"
+            return problem(400, "Bad Request", detail, cause=str(error))
+        return unavailable("the journal cannot be reached now; try again", str(error))

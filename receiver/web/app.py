@@ -13,7 +13,7 @@ from receiver.journal.writer import Work, Writer
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.state import JournalState
 from receiver.operations import Operations
-from receiver.plugins import Actions, catalog_of, rules_of
+from receiver.plugins import Actions, catalogs_of, rules_of
 from receiver.settings import Settings
 from receiver.tracing import Tracing
 from receiver.web import pages, problems
@@ -23,6 +23,7 @@ from receiver.web.binding import check_bind
 from receiver.web.forms import create_forms, create_login
 from receiver.web.health import HEALTHY, create_health
 from receiver.web.metrics import count_answers, create_metrics
+from receiver.web.refusals import RefusalLog, log_refusals
 from receiver.web.slots import NOTIFICATIONS, InTurn, Slots
 from receiver.web.tracing import trace_recording, trace_requests
 from receiver.web.webhook import create_webhook, is_webhook
@@ -52,6 +53,7 @@ def create_app(
     journal: Journal,
     drain: Drain | None = None,
     tracing: Tracing | None = None,
+    refusals: RefusalLog | None = None,
 ) -> Flask:
     """Return the application; its writer belongs to the process that calls this."""
     check_bind(settings)
@@ -85,11 +87,13 @@ def create_app(
     app.extensions |= {"journal_writer": writer, "journal_bell": bell}
     problems.register(app)
     count_answers(app, counts)
+    log_refusals(app, refusals or RefusalLog())
     access = Access(settings)
     app.wsgi_app = InTurn(app.wsgi_app, slots_of)  # type: ignore[method-assign]
     webhook = create_webhook(
         settings,
-        catalog_of(actions),
+        catalogs_of(settings, actions),
+        access.source_of,
         trace_recording(record) if tracing.is_on else record,
         slots,
         drain.has_begun,

@@ -10,7 +10,7 @@ import binascii
 import enum
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -20,7 +20,9 @@ from flask import Blueprint, g, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from receiver.settings import Settings
+from receiver.declarations import declared
+from receiver.settings import Settings, table
+from receiver.sources import Source
 from receiver.web.secret import Secret
 
 _REALM = "alert-receiver"
@@ -40,10 +42,14 @@ class Scope(enum.Enum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: a user's name, or the kind of credential; and what it is good for."""
+    """Who sent a request: a user's name, or the kind of credential; and what it is good for.
+
+    `source` is the only one that the credential may post as; None: it is bound to none.
+    """
 
     name: str
     scopes: frozenset[Scope]
+    source: str | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether this caller has a scope."""
@@ -58,15 +64,13 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         """Start with the credentials that were read with the settings."""
-        self._credentials = [
-            (scheme, scope, Secret(f"{scope.value}_{field}", settings, _digests[scheme]))
-            for scope in Scope
-            for scheme, field in (("bearer", "token"), ("basic", "basic_auth"))
-            if getattr(settings, f"{scope.value}_{field}")
-        ]
+        self._credentials = [*_general_credentials(settings), *_bound_credentials(settings)]
+        self._sources_with_credentials = frozenset(
+            name for name, source in settings.sources.items() if source.has_credentials
+        )
         self._demands_certificate = settings.tls_client_ca is not None
         self._certificate_suffices = self._demands_certificate and not any(
-            scope is Scope.SUBMIT for _, scope, _ in self._credentials
+            one.scope is Scope.SUBMIT for one in self._credentials
         )
         self._is_open = not self._credentials and not self._demands_certificate
         # Else a page whose own name leads to 127.0.0.1 could do here what its reader may.
@@ -100,8 +104,27 @@ class Access:
             # A browser asks its reader for a password only when one can be right.
             WWWAuthenticate(scheme, {"realm": _REALM})
             for scheme in ("bearer", "basic")
-            if scheme == "bearer" or any(scheme == one for one, _, _ in self._credentials)
+            if scheme == "bearer" or any(scheme == one.scheme for one in self._credentials)
         ]
+
+    def source_of(self, asked: str) -> str:
+        """Return the source of the request under way, whose query asks for this one or for none.
+
+        Raises Forbidden where its credentials may not post as that source.
+        """
+        own: str | None = g.caller.source
+        if own is None:
+            if asked in self._sources_with_credentials:
+                raise Forbidden(
+                    f"only the credentials of [sources.{asked}] may post as the source {asked}"
+                )
+            return asked
+        if asked not in ("", own):
+            raise Forbidden(
+                f"these credentials are those of the source {own}, and may not post as {asked}; "
+                "leave ?source= out of the URL"
+            )
+        return own
 
     def _caller(self, scope: Scope) -> Caller | None:
         if self._is_open:
@@ -119,14 +142,48 @@ class Access:
         sent = _sent_credential()
         # All are compared, so that the time tells nothing.
         matching = [
-            (name, scope)
-            for _, scope, secret in self._credentials
-            for digest, name in secret.value().items()
+            (name, one)
+            for one in self._credentials
+            for digest, name in one.secret.value().items()
             if hmac.compare_digest(digest, sent)
         ]
         if not matching:
             return None
-        return Caller(matching[0][0], frozenset(scope for _, scope in matching))
+        sources = {one.source for _, one in matching if one.source is not None}
+        if scope is Scope.SUBMIT and len(sources) > 1:  # Their files were changed meanwhile.
+            raise Forbidden("these credentials are those of several sources; give each its own")
+        scopes = frozenset(one.scope for _, one in matching)
+        return Caller(matching[0][0], scopes, next(iter(sources), None))
+
+
+@dataclass(frozen=True)
+class _Credential:
+    """What can be sent: by which scheme, what for, and as which source if it is bound to one."""
+
+    scheme: str
+    scope: Scope
+    secret: Secret[Mapping[bytes, str]]
+    source: str | None = None
+
+
+def _general_credentials(settings: Settings) -> Iterator[_Credential]:
+    settings_table = table()
+    for scope in Scope:
+        for scheme, key in (("bearer", "token"), ("basic", "basic_auth")):
+            setting = settings_table[f"{scope.value}_{key}"]
+            if value := getattr(settings, f"{scope.value}_{key}"):
+                file = settings.secret_files.get(setting.name)
+                yield _Credential(scheme, scope, Secret(setting, value, file, _digests[scheme]))
+
+
+def _bound_credentials(settings: Settings) -> Iterator[_Credential]:
+    source_table = declared(Source)
+    for name, source in settings.sources.items():
+        for scheme, key in (("bearer", "submit_token"), ("basic", "submit_basic_auth")):
+            if value := getattr(source, key):
+                file, section = source.secret_files.get(key), f"[sources.{name}]"
+                secret = Secret(source_table[key], value, file, _digests[scheme], section)
+                yield _Credential(scheme, Scope.SUBMIT, secret, name)
 
 
 # By the digest of "scheme credential": equally long, whatever is compared.

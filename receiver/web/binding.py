@@ -53,12 +53,20 @@ def _has_credentials(settings: Settings) -> bool:
 
 def _credentials_for(settings: Settings, scope: str) -> list[str]:
     """Return the names of the settings that give a scope."""
-    return [
+    names = [
         setting.name
         for field, setting in table().items()
         for one in ([scope, "operate"] if scope == "read" else [scope])
         if field in (f"{one}_token", f"{one}_basic_auth") and getattr(settings, field)
     ]
+    if scope == "submit":
+        names += [
+            f"[sources.{name}] {key}"
+            for name, source in settings.sources.items()
+            for key in ("submit_token", "submit_basic_auth")
+            if getattr(source, key)
+        ]
+    return names
 
 
 def _tls_problems(settings: Settings) -> list[str]:

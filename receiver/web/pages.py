@@ -23,6 +23,7 @@ from receiver.schemas import RunsQuery
 from receiver.settings import Settings, table
 from receiver.web import browsers, shown
 from receiver.web.auth import Access, Scope
+from receiver.web.refusals import RefusedResponse
 from receiver.written import setting_as_written
 
 _RECENT = 20
@@ -169,16 +170,19 @@ def answer_errors(blueprint: Blueprint) -> None:
 
     @blueprint.errorhandler(JournalError)
     def failing(error: JournalError) -> Response:
-        del error
         said = "What is to be shown is in the journal; /-/ready says more. Alertmanager sends "
         said += "again what it could not deliver meanwhile."
-        return _error_page(503, "The journal cannot be reached now", said)
+        response = _error_page(503, "The journal cannot be reached now", said)
+        response.error = str(error)
+        return response
 
 
 def _error_page(
     status: int, title: str, detail: str, error: HTTPException | None = None
-) -> Response:
-    response = Response(render_template("error.html", title=title, detail=detail), status)
+) -> RefusedResponse:
+    page = render_template("error.html", title=title, detail=detail)
+    response = RefusedResponse(page, status)
+    response.reason = detail or title
     if error is not None:
         for name, value in error.get_headers():
             if name.lower() in ("allow", "www-authenticate"):

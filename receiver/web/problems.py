@@ -3,12 +3,28 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from flask import Flask, Response
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask import Flask, Response, request
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+)
 
 from receiver.errors import JournalDataError, JournalError, NotificationError
+from receiver.web.refusals import RefusedResponse
+from receiver.web.wrong_paths import describe_wrong_path
 
 _RETRY_AFTER_SECONDS = 5
+
+
+class QueryError(BadRequest):
+    """The query of a request is refused; `fields` maps each wrong parameter to what is wrong."""
+
+    def __init__(self, description: str, fields: Mapping[str, str]) -> None:
+        super().__init__(description)
+        self.fields = fields
 
 
 def problem(
@@ -17,8 +33,12 @@ def problem(
     detail: str,
     headers: Iterable[tuple[str, str]] = (),
     errors: Sequence[Mapping[str, str]] = (),
+    cause: str = "",
 ) -> Response:
-    """Return an answer that says what is wrong; `errors` names wrong fields by their paths."""
+    """Return an answer that says what is wrong; `errors` names wrong fields by their paths.
+
+    `cause` is for the log alone.
+    """
     body: dict[str, object] = {
         "type": "about:blank",
         "title": title,
@@ -27,9 +47,13 @@ def problem(
     }
     if errors:
         body["errors"] = errors
-    return Response(
+    response = RefusedResponse(
         json.dumps(body) + "\n", status, list(headers), mimetype="application/problem+json"
     )
+    response.reason, response.error = detail, cause
+    if errors:
+        response.field, response.error = errors[0]["field"], errors[0]["error"]
+    return response
 
 
 def register(app: Flask) -> None:
@@ -42,15 +66,17 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(JournalError)
     def _not_stored(error: JournalError) -> Response:
-        app.logger.error("notification not stored", extra={"error": str(error)})
         if isinstance(error, JournalDataError):
-            return problem(400, "Bad Request", "the journal refuses this notification's data")
-        return unavailable("the journal cannot store it now; send it again")
+            detail = "the journal refuses this notification's data"
+            return problem(400, "Bad Request", detail, cause=str(error))
+        return unavailable("the journal cannot store it now; send it again", str(error))
 
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response:
         status = error.code or 500
         detail = error.description or error.name
+        if isinstance(error, NotFound | MethodNotAllowed) and detail == type(error).description:
+            detail = describe_wrong_path(request.method, request.path)
         if detail == RequestEntityTooLarge.description:
             limit = app.config["MAX_CONTENT_LENGTH"]
             detail = f"the body is larger than RECEIVER_MAX_BODY, {limit} bytes"
@@ -59,7 +85,9 @@ def register(app: Flask) -> None:
             for name, value in error.get_headers()
             if name.lower() in ("allow", "www-authenticate", "retry-after")
         ]
-        return problem(status, error.name, detail, headers)
+        fields = error.fields if isinstance(error, QueryError) else {}
+        errors = [{"field": name, "error": text} for name, text in fields.items()]
+        return problem(status, error.name, detail, headers, errors)
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
@@ -67,6 +95,7 @@ def register(app: Flask) -> None:
         return problem(500, "Internal Server Error", "an error in the receiver; see its log")
 
 
-def unavailable(detail: str) -> Response:
+def unavailable(detail: str, cause: str = "") -> Response:
     """Return a 503, which makes Alertmanager send the notification again."""
-    return problem(503, "Service Unavailable", detail, [("Retry-After", str(_RETRY_AFTER_SECONDS))])
+    headers = [("Retry-After", str(_RETRY_AFTER_SECONDS))]
+    return problem(503, "Service Unavailable", detail, headers, cause=cause)

@@ -6,22 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from receiver.declarations import read_secret
-from receiver.settings import Settings, table
+from receiver.declarations import Setting, read_secret
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Secret(Generic[T]):
-    """The setting of a field, turned into what is worked with."""
+    """The value of a setting, turned into what is worked with."""
 
-    def __init__(self, field: str, settings: Settings, turn: Callable[[Any], T]) -> None:
-        """Begin with the value that was read with the settings."""
-        self._setting = table()[field]
-        self._file = settings.secret_files.get(self._setting.name)
+    def __init__(
+        self,
+        setting: Setting,
+        value: Any,
+        file: Path | None,
+        turn: Callable[[Any], T],
+        section: str = "",
+    ) -> None:
+        """Begin with the value that was read with the settings, and the file that it came from."""
+        self._setting = setting
+        self._name = f"{section} {setting.file_name}".lstrip()
+        self._file = file
         self._turn = turn
-        self._value = turn(getattr(settings, field))
+        self._value = turn(value)
         self._seen: object = None
         self._lock = threading.Lock()
 
@@ -43,12 +50,12 @@ class Secret(Generic[T]):
         except (OSError, ValueError) as error:
             _log.error(
                 "secret cannot be read again, the last good one stays",
-                extra={"setting": f"{self._setting.name}_FILE", "error": _without_content(error)},
+                extra={"setting": self._name, "error": _without_content(error)},
             )
             return
         if value != self._value:
             self._value = value
-            _log.info("secret changed", extra={"setting": f"{self._setting.name}_FILE"})
+            _log.info("secret changed", extra={"setting": self._name})
 
 
 def _state_of(file: Path) -> object:

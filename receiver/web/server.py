@@ -26,13 +26,22 @@ from receiver.tracing import Tracing
 from receiver.tracing import start as start_tracing
 from receiver.web.app import Drain, create_app
 from receiver.web.connections import REQUEST_THREADS, Worker
+from receiver.web.environment import forget_foreign_variables
 from receiver.web.processor import stay_on_one
+from receiver.web.refusals import RefusalLog
 
 _log = logging.getLogger(__name__)
 
 # Alertmanager keeps a connection for 5 minutes: closing it earlier makes POSTs fail.
 _KEEP_ALIVE_SECONDS = 330
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where gunicorn's heartbeat file never blocks
+
+# gunicorn takes path, prefix and scheme of a request from headers of clients on loopback.
+_TRUST_NO_PROXY: dict[str, Any] = {
+    "forwarded_allow_ips": "",
+    "forwarder_headers": "",
+    "secure_scheme_headers": {},
+}
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -121,15 +130,16 @@ class Server(BaseApplication):  # type: ignore[misc]
         self._listener = listener
         self.has_started = has_started
         self.drain = Drain()
+        self.refusals = RefusalLog()
         self.request_seconds = settings.request_timeout.total_seconds()
         self._journal: Journal | None = None
         self._tracing: Tracing | None = None
+        forget_foreign_variables()
         super().__init__()
 
     def run(self) -> None:
         """Serve until told to stop; raise SystemExit with gunicorn's own code when it gives up."""
         try:
-            _drop_foreign_environment()
             _Arbiter(self).run()
         except HaltServer as error:
             # It was told to stop at the moment when it gave up.
@@ -152,6 +162,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             "logger_class": _Logger,
             "worker_exit": self._close,
             "proc_name": "receiver web",
+            "umask": 0o077,
+            "limit_request_field_size": settings.max_header,
+            # A parser that happens to be installed must not replace the one that is tested.
+            "http_parser": "python",
+            **_TRUST_NO_PROXY,
         }
         if settings.tls_cert:
             options |= {"certfile": str(settings.tls_cert), "keyfile": str(settings.tls_key)}
@@ -164,8 +179,9 @@ class Server(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def _close(self, server: object, worker: object) -> None:
-        """Leave the journal in good order: one file, if nobody else has it open."""
+        """Log what was counted; leave the journal in good order, one file if it can be."""
         del server, worker
+        self.refusals.log_left_out(at_end=True)
         if self._journal is not None:
             self._journal.close()
         if self._tracing is not None:
@@ -181,7 +197,9 @@ class Server(BaseApplication):  # type: ignore[misc]
             actions = load_actions(self._settings)
             logs.configure(self._settings.log_level, self._settings.log_format)
             self._tracing = start_tracing(self._settings, "web")
-            app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)
+            app = create_app(
+                self._settings, actions, self._journal, self.drain, self._tracing, self.refusals
+            )
         except JournalUnavailableError as error:
             _log.error("journal fails the web", extra={"error": str(error)})
             raise SystemExit(1) from error  # gunicorn tries again.
@@ -193,9 +211,3 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.has_started.set()
         _log.info("web started", extra={"bind": str(self._settings.bind)})
         return app
-
-
-def _drop_foreign_environment() -> None:
-    """Forget the variables by which another program would give gunicorn other sockets."""
-    for name in ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS"):
-        os.environ.pop(name, None)

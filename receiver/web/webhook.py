@@ -1,26 +1,26 @@
 """`POST /webhook` and `POST /webhook/<action>`: where Alertmanager delivers."""
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 
 from receiver.alertmanager import Notification, parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
-from receiver.routing import Catalog
+from receiver.routing import Catalogs
 from receiver.settings import Settings
+from receiver.sources import NAME_RULE, is_source_name
 from receiver.web.bodies import check_content, read_body
-from receiver.web.problems import unavailable
+from receiver.web.problems import QueryError, unavailable
 from receiver.web.slots import Slots
 
-_SOURCE = re.compile(r"[\w.:@/-]{0,128}", re.ASCII)
+_SHOWN_PARAMETERS = 5
 _ANSWER = '{"accepted":%d,"duplicate":%d,"resolved":%d,"rejected":%d}\n'
 # What is larger takes a while to parse, in which others are not to wait: one at a time, aside.
 _SMALL_BYTES = 64 * 1024
@@ -84,7 +84,8 @@ class _Received:
 
 def create_webhook(
     settings: Settings,
-    catalog: Catalog,
+    catalogs: Catalogs,
+    source_of: Callable[[str], str],
     record: Callable[[Work], Counts],
     slots: Slots,
     is_draining: Callable[[], bool],
@@ -92,6 +93,7 @@ def create_webhook(
 ) -> Blueprint:
     """Return the blueprint; `record` returns once the notification is durable.
 
+    `source_of` returns the source of the request under way, given the one that it asks for.
     `recorded` is told what became of it, how many alerts were left out, and how long it took.
     """
     webhook = Blueprint("webhook", __name__)
@@ -104,13 +106,15 @@ def create_webhook(
         started = time.monotonic()
         if is_draining():
             return unavailable("the receiver is stopping; send it again")
+        source = source_of(_asked_source())
+        catalog = catalogs.for_source(source)
         if action and not catalog.knows(action):
             close = nearest(action, catalog.loaded)
-            raise NotFound(f"no action is called {action[:64]!r}{close}; see `receiver plugins`")
+            raise NotFound(
+                f"no action is called {action[:64]!r}{close}; alerts are posted to "
+                "/webhook/<action>, or to /webhook; see `receiver plugins`"
+            )
         check_content()
-        source = request.args.get("source", "")
-        if not _SOURCE.fullmatch(source):
-            raise BadRequest("source: at most 128 letters, digits and . : @ / _ - are allowed")
         body = read_body(settings.max_body)
 
         def route(notification: Notification) -> Intake:
@@ -125,6 +129,27 @@ def create_webhook(
         return Response(answer, 200, mimetype="application/json")
 
     return webhook
+
+
+def _asked_source() -> str:
+    """Return the source in the query; raise QueryError for anything else there.
+
+    A parameter that was ignored would lose actions: two clusters would count as one.
+    """
+    unknown = [name[:64] for name in request.args if name != "source"][:_SHOWN_PARAMETERS]
+    if unknown:
+        raise QueryError(
+            f"the query has the unknown parameter {', '.join(unknown)}; the only one is source",
+            dict.fromkeys(unknown, "is not a query parameter; the only one is source"),
+        )
+    sources = request.args.getlist("source")
+    if len(sources) > 1:
+        said = "is given more than once"
+        raise QueryError(f"the query's source {said}", {"source": said})
+    source = sources[0] if sources else ""
+    if not is_source_name(source):
+        raise QueryError(f"the query's source: {NAME_RULE}", {"source": NAME_RULE})
+    return source
 
 
 def _warn(truncated: int, intake: Intake, counts: Counts) -> None:

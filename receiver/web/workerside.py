@@ -18,6 +18,7 @@ from receiver.web import problems
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import has_credentials_for
 from receiver.web.metrics import create_metrics
+from receiver.web.refusals import RefusalLog, log_refusals
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def listen(settings: Settings, address: Address, counts: CollectorRegistry) -> N
     check_metrics_bind(settings)
     app = Flask(__name__, static_folder=None)
     problems.register(app)
+    log_refusals(app, RefusalLog())
     metrics = create_metrics(counts)
     if not settings.metrics_open:
         Access(replace(settings, bind=address)).guard(metrics, Scope.READ)

@@ -94,6 +94,12 @@ def test_doctor_finds_all_well(running: Receiver, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_receiver_is_stopped_before_a_backup_is_restored() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    before = text[: text.index(block("operations", "Backup", nth=1))]
+    assert "\nStop the receiver first" in before.rpartition("\n## ")[2]
+
+
 def test_backup_of_a_running_receiver_is_restored_and_paused(
     running: Receiver, tmp_path: Path
 ) -> None:
@@ -101,13 +107,17 @@ def test_backup_of_a_running_receiver_is_restored_and_paused(
     assert shell("receiver send firing", tmp_path, **environment).returncode == 0
     # Its end is in the journal by then, and so in the backup.
     wait_until(lambda: running.lines("attempt ended"), what="the run before it")
-    backup = shell(block("operations", "Backup"), tmp_path)
+    # A user's usual umask: nobody else may read a copy all the same.
+    backup = shell(f"umask 022\n{block('operations', 'Backup')}", tmp_path)
     assert backup.returncode == 0, backup.stdout
+    assert (tmp_path / "backup.db").stat().st_mode & 0o077 == 0
+    (tmp_path / "backup.db").chmod(0o644)
     assert shell("receiver send group", tmp_path, **environment).returncode == 0
     running.stop()
 
-    restored = shell(block("operations", "Backup", nth=1), tmp_path)
+    restored = shell(f"umask 022\n{block('operations', 'Backup', nth=1)}", tmp_path)
     assert restored.returncode == 0, restored.stdout
+    assert (tmp_path / "receiver-data" / "journal.db").stat().st_mode & 0o077 == 0
     runs = shell("receiver runs --json", tmp_path, **environment)
     assert runs.stdout.count('"action": "log_action"') == 1
     before = len(running.lines("threshold action executed"))

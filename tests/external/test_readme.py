@@ -34,6 +34,7 @@ from receiver.journal.journal import Journal
 from receiver.metrics.instruments import INSTRUMENTS
 from receiver.plugins import load_actions, rules_of
 from receiver.policies import Policy
+from receiver.sources import Source
 from receiver.subject import target_of
 from receiver.testing import make_alert
 from receiver.web.auth import Scope
@@ -102,6 +103,7 @@ SETTINGS = SECTIONS["Settings"]
 METRICS = SECTIONS["Metrics"]
 OURSELVES = SECTIONS["Alerts on the receiver itself"]
 WHO = SECTIONS["Who may do what"]
+SOURCES = SECTIONS["Sources"]
 
 
 def run(*command: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -501,12 +503,15 @@ def post(web: Receiver, body: bytes = BODY, path: str = "/webhook", **headers: s
         pytest.param(200, BODY, "/webhook", {}, id="accepted"),
         pytest.param(400, b"{", "/webhook", {}, id="not JSON"),
         pytest.param(400, b"{}", "/webhook", {}, id="not a version-4 notification"),
+        pytest.param(400, BODY, "/webhook?sources=one", {}, id="unknown parameter"),
         pytest.param(401, BODY, "/webhook", {"Authorization": "Bearer wrong"}, id="wrong token"),
         pytest.param(401, BODY, "/webhook", {"Authorization": ""}, id="no token"),
         pytest.param(
             403, BODY, "/webhook", {"Authorization": f"Bearer {TOKEN}-to-read"}, id="to read only"
         ),
         pytest.param(404, BODY, "/webhook/no_such_action", {}, id="unknown action"),
+        pytest.param(404, BODY, "/webhooks", {}, id="no such path"),
+        pytest.param(405, BODY, "/", {}, id="no path"),
         pytest.param(413, b" " * 5000, "/webhook", {}, id="larger than RECEIVER_MAX_BODY"),
         pytest.param(415, BODY, "/webhook", {"Content-Type": "text/plain"}, id="not JSON by type"),
         pytest.param(415, BODY, "/webhook", {"Content-Encoding": "gzip"}, id="compressed"),
@@ -530,7 +535,7 @@ def test_answer_is_503_while_it_cannot_be_stored(web: Receiver, directory: Path)
 
 def test_table_of_answers_names_those_that_are_given() -> None:
     named = [code for row in ANSWERS.rows() for code in re.findall(r"\d{3}", row[0])]
-    assert named == ["200", "400", "401", "403", "404", "413", "415", "503"]
+    assert named == ["200", "400", "401", "403", "404", "405", "413", "415", "503"]
 
 
 # Actions
@@ -641,7 +646,7 @@ def test_table_of_commands_shows_the_arguments_that_each_takes() -> None:
 
 def row_of(one: Setting, *more: str) -> str:
     """Return the row of a setting as the README writes it."""
-    name = f"`{one.name}` (or `{one.name}_FILE`)" if one.secret else f"`{one.name}`"
+    name = f"`{one.name}` (or `{one.file_name}`)" if one.secret else f"`{one.name}`"
     default = f"`{one.default}`" if one.default else "none"
     return f"| {' | '.join([name, *more, default, one.help])} |"
 
@@ -657,6 +662,11 @@ def test_table_of_settings_is_the_one_in_the_code() -> None:
 def test_table_of_policies_is_the_one_in_the_code() -> None:
     expected = [row_of(one) for one in declared(Policy).values()]
     assert list(SETTINGS.tables[1][2:]) == expected, as_it_should_be(SETTINGS.tables[1], expected)
+
+
+def test_table_of_sources_is_the_one_in_the_code() -> None:
+    expected = [row_of(one) for one in declared(Source).values()]
+    assert list(SETTINGS.tables[2][2:]) == expected, as_it_should_be(SETTINGS.tables[2], expected)
 
 
 def as_it_should_be(table: Sequence[str], rows: Sequence[str]) -> str:
@@ -745,6 +755,23 @@ def test_number_of_connections_is_the_one_in_the_code() -> None:
 
 # All of it
 
+# Sources
+
+
+def test_sources_of_the_example_are_accepted_and_have_their_tokens(tmp_path: Path) -> None:
+    (tmp_path / "receiver.toml").write_text(SOURCES.block("toml"))
+    for name in ("cluster-one", "cluster-two"):
+        (tmp_path / f"{name}.token").write_text(f"token-of-{name}")
+    checked = run(
+        "receiver", "check", "--config", "receiver.toml", cwd=tmp_path, env=with_receiver()
+    )
+    assert checked.returncode == 0, checked.stdout
+    assert "[sources.cluster-one] submit_token" in checked.stdout
+    assert "cluster-two: posts with its own credentials; reaches log_action, file_action" in (
+        checked.stdout
+    )
+
+
 CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {
     ("The first minute", "sh", 0): (
         test_fresh_clone_serves_after_make_run_and_acts_on_the_alert_that_curl_posts
@@ -764,6 +791,7 @@ CARRIED_OUT: dict[tuple[str, str, int], Callable[..., None]] = {
     ("Alerts on the receiver itself", "sh", 0): (
         test_rules_on_ourselves_are_printed_as_the_block_says
     ),
+    ("Sources", "toml", 0): test_sources_of_the_example_are_accepted_and_have_their_tokens,
 }
 
 

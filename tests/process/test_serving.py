@@ -638,7 +638,7 @@ def test_file_in_the_place_of_the_wake_up_pipe_ends_the_start_with_its_cure(
     receiver = start_receiver(command)
     assert receiver.process is not None
     assert receiver.process.wait(60) == 1
-    assert f"{in_the_way} is in the way of the wake-up pipe; remove it" in receiver.text()
+    assert f"{in_the_way} is not a named pipe; move it away" in receiver.text()
     assert "Traceback" not in receiver.text()
     assert in_the_way.read_text() == "mine"
 

@@ -96,6 +96,63 @@ def test_journal_that_other_users_can_read_is_warned_of(
     assert not caplog.records
 
 
+def test_directory_that_every_user_can_write_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o777)
+    with caplog.at_level(logging.WARNING):
+        prepare_data_directory(tmp_path)
+    (record,) = caplog.records
+    assert record.message == "other users can write the data directory"
+    assert vars(record)["hint"] == f"run `chmod o-w {tmp_path}`"
+
+
+@pytest.mark.parametrize("name", ["journal.db", "wake", "instances"])
+def test_other_kind_of_file_in_the_place_of_an_own_one_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/null")
+    assert f"{tmp_path / name} is not a " in problem_of(tmp_path)
+
+
+PLANTED = {
+    "journal.db": lambda path: path.touch(0o666),
+    "journal.db-wal": lambda path: path.touch(0o666),
+    "instances": lambda path: path.mkdir(0o777),
+    "wake": lambda path: os.mkfifo(path, 0o666),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("name", PLANTED)
+def test_file_that_another_user_planted_is_refused(open_directory: Path, name: str) -> None:
+    data = open_directory / "data"
+    data.mkdir()
+    data.chmod(0o1777)
+    PLANTED[name](data / name)
+    os.chown(data / name, 54321, 54321)
+    (data / name).chmod(0o777)
+    problem = problem_as_nobody(data)
+    assert f"{data / name} belongs to uid 54321, who may have planted it" in problem
+    assert f"chmod o-w {data}" in problem
+    # The group of a volume, for example: other users cannot write there.
+    data.chmod(0o775)
+    os.chown(data, 65534, 65534)
+    os.chown(data / name, 54321, 65534)
+    (data / name).chmod(0o770)
+    assert problem_as_nobody(data) == ""
+
+
+@needs_root
+def test_link_that_another_user_made_is_refused(open_directory: Path) -> None:
+    data = open_directory / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+    (data / "journal.db").symlink_to(open_directory / "elsewhere.db")
+    os.chown(data / "journal.db", 54321, 54321, follow_symlinks=False)
+    assert "who may have planted it" in problem_as_nobody(data)
+    os.chown(data / "journal.db", 65534, 65534, follow_symlinks=False)
+    assert problem_as_nobody(data) == ""
+
+
 @needs_root
 def test_directory_of_another_user_is_named_with_its_owner(open_directory: Path) -> None:
     closed = open_directory / "closed"

@@ -35,7 +35,7 @@ LAYERS = (
     ),
     ("alertmanager",),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
-    ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
+    ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings", "sources"),
     ("journal", "migration", "plugins", "logs", "captured_output", "metrics", "tracing"),
     ("operations",),
     ("desk", "schemas", "written"),

@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from receiver.journal.journal import Journal
 from receiver.settings import table
 from tests.support.notifications import alert, notification
 from tests.support.receivers import Receiver, free_port
+from tests.support.waiting import wait_until
 
 TOKEN = "only-for-this-test"
 ACCEPTED = '200 {"accepted":1,"duplicate":0,"resolved":0,"rejected":0}\n'
@@ -577,6 +578,26 @@ def test_unknown_plugin_is_told_with_the_nearest_and_with_what_may_have_hidden_i
     assert "PLUGIN_DIR: /no/such/directory cannot be read" in done.err
 
 
+# receiver migrate
+
+
+def test_migrated_files_are_closed_to_other_users(tmp_path: Path) -> None:
+    config, output = tmp_path / "config.toml", tmp_path / "migrated"
+    config.write_text(
+        'metric_name = "m"\nthreshold_operator = "less_than"\n'
+        '[soft]\nthreshold = 1\nplugin = "log_action"\n'
+    )
+    before = os.umask(0o022)
+    try:
+        done = process("migrate", config, "--output", output)
+    finally:
+        os.umask(before)
+    assert done.code == 0, done.err
+    written = [output, *output.iterdir()]
+    assert len(written) > 3
+    assert not [file for file in written if file.stat().st_mode & 0o077]
+
+
 # receiver send
 
 
@@ -707,6 +728,54 @@ def test_url_names_another_webhook(serving: Receiver, directory: Path) -> None:
     (run,) = reading.list_runs(journal, source="elsewhere")
     journal.close()
     assert run["action"] == "log_action"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/webhook", "/webhook/"])
+def test_url_of_the_receiver_is_completed_to_that_of_its_webhook(
+    serving: Receiver, path: str
+) -> None:
+    done = receiver("send", "firing", "--url", f"{serving.url}{path}", RECEIVER_SUBMIT_TOKEN=TOKEN)
+    assert (done.code, done.out) == (0, ACCEPTED)
+
+
+def test_url_before_the_command_is_where_a_sample_goes(serving: Receiver) -> None:
+    elsewhere = {"RECEIVER_SUBMIT_TOKEN": TOKEN, "RECEIVER_BIND": "127.0.0.1:1"}
+    assert receiver("--url", serving.url, "send", "firing", **elsewhere).out == ACCEPTED
+    assert receiver("send", "firing", RECEIVER_URL=f"{serving.url}/", **elsewhere).out == ACCEPTED
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://user:s3cret@x/", "http://[", "s3cret"])
+def test_url_that_is_none_ends_with_1_and_the_form_of_one(url: str) -> None:
+    done = receiver("send", "firing", "--url", url, RECEIVER_SUBMIT_TOKEN=TOKEN)
+    assert (done.code, done.out) == (1, "")
+    assert "--url: the address is not a URL; write http://host:port/path" in done.err
+    assert "s3cret" not in done.err
+
+
+def test_password_in_a_url_is_not_shown() -> None:
+    url = f"http://user:s3cret@127.0.0.1:{free_port()}"
+    done = receiver("send", "firing", "--url", url)
+    assert done.code == 1
+    assert "/webhook does not answer" in done.err
+    assert "s3cret" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "token"), [("one", "token-of-one"), ("another", TOKEN)], ids=["bound", "not bound"]
+)
+def test_sample_is_sent_as_a_source_with_the_credentials_of_that_source(
+    start_receiver: Callable[..., Receiver], tmp_path: Path, name: str, token: str
+) -> None:
+    file = tmp_path / "receiver.toml"
+    file.write_text('[sources.one]\nsubmit_token = "token-of-one"\n[sources.another]\n')
+    shared = {"RECEIVER_CONFIG": str(file), "RECEIVER_SUBMIT_TOKEN": TOKEN}
+    web = start_receiver("web", **shared).wait_ready()
+
+    done = receiver("send", "firing", "--source", name, RECEIVER_BIND=web.url[7:], **shared)
+
+    assert (done.code, done.out) == (0, ACCEPTED)
+    line = wait_until(lambda: web.lines("notification recorded"))[0]
+    assert line["source"] == name
 
 
 def test_url_with_a_query_and_an_action_go_together(serving: Receiver, directory: Path) -> None:

@@ -141,6 +141,13 @@ def test_settings_that_would_not_start_are_wrong(running: Receiver, tmp_path: Pa
             id="wrong address",
         ),
         pytest.param(
+            lambda config: webhook_of(config).update(
+                url=webhook_of(config)["url"] + "?sources=one"
+            ),
+            "{url}/webhook?sources=one has the unknown parameter sources; use only source",
+            id="misspelt source",
+        ),
+        pytest.param(
             lambda config: webhook_of(config).update(url=webhook_of(config)["url"] + "/drain"),
             "{url}/webhook/drain answers 404: there is no such action",
             id="no such action",

@@ -48,14 +48,16 @@ def test_webhook_answers_over_tls(serve: Start) -> None:
         requests.get(f"{web.url}/-/healthy", timeout=10)
 
 
-def test_what_speaks_no_tls_is_cut_and_noted_in_one_line(serve: Start) -> None:
+def test_http_without_tls_is_refused_in_words_and_logged_once(serve: Start) -> None:
     web = serve(RECEIVER_SUBMIT_TOKEN=TOKEN)
-    with pytest.raises(requests.ConnectionError):
-        requests.post(
-            f"http://127.0.0.1:{web.port}/webhook", data=b"{}", headers=BEARER, timeout=10
-        )
+    refused = requests.post(
+        f"http://127.0.0.1:{web.port}/webhook", data=b"{}", headers=BEARER, timeout=10
+    )
+    assert refused.status_code == 400
+    assert "use https://" in refused.json()["detail"]
     (line,) = wait_until(lambda: web.lines("request refused"))
-    assert (line["client"], line["error"]) == ("127.0.0.1", "HTTP_REQUEST")
+    assert (line["client"], line["status"]) == ("127.0.0.1", 400)
+    assert "use https://" in line["reason"]
     assert TOKEN not in web.text()
     assert "Traceback" not in web.text()
 
@@ -97,7 +99,8 @@ def test_client_certificate_is_demanded_of_the_webhook_and_not_of_probes(
     web.tls["cert"] = tuple(map(str, authority.issue("stranger")))
     with pytest.raises(requests.ConnectionError):
         web.post(notification(alert()), "/webhook/log_action")
-    wait_until(lambda: web.lines("request refused"))
+    (line,) = wait_until(lambda: web.lines("request refused")[1:])
+    assert line["reason"].startswith("no connection with TLS: ")
     assert "Traceback" not in web.text()
 
 

@@ -25,7 +25,18 @@ FILES = sorted(
 LAYERS = (
     ("errors", "clock", "declarations", "durations", "packing", "plainjson", "processes"),
     ("alertmanager",),
-    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
+    (
+        "calls",
+        "episodes",
+        "guardrails",
+        "identity",
+        "intake",
+        "policies",
+        "replicas",
+        "routing",
+        "rules",
+        "subject",
+    ),
     ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
     ("operations",),
@@ -43,8 +54,8 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "intake", "packing",
-    "policies", "routing", "rules", "subject",
+    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "identity", "intake",
+    "packing", "policies", "replicas", "routing", "rules", "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

@@ -4,11 +4,12 @@ Real time is the clock of the journal. A peer's startsAt is real time plus the e
 Alertmanager keeps one alert per fingerprint. It merges what overlaps, and then keeps the earlier
 startsAt. What does not overlap replaces the alert, so that two values alternate.
 
-Some things look the same from outside, so they do not happen here. A second peer that is ahead is
-not reported for the first time when its startsAt has passed, when the episode has closed, or when
-its first report came late. The first report of a sender that is ahead is not late by just the
-error of its clock. An alert does not end and fire again between two reports that are
-less than five minutes apart.
+Some things look the same from outside, so they do not happen here:
+
+- The first report of a second peer that is ahead comes when its startsAt has passed, when the
+  episode has closed, or after the episode was reported late.
+- The first report of a sender that is ahead is late by just the error of its clock.
+- An alert ends and fires again between two reports that are less than five minutes apart.
 """
 
 import shutil

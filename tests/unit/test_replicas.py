@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,11 @@ def test_label_that_differs_is_named() -> None:
     watch.look("", alerts(first))
     (found,) = watch.look("", alerts(first | {"prometheus_replica": "b"})).new
     assert found.label == "prometheus_replica"
+
+
+def test_operators_can_read_which_labels_are_known() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert [label for label in sorted(REPLICA_LABELS) if f"`{label}`" not in text] == []
 
 
 @pytest.mark.parametrize("label", sorted(REPLICA_LABELS))

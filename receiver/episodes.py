@@ -1,9 +1,6 @@
-"""Whether an alert begins a new episode, and what becomes of the runs of an old one. Pure.
+"""What becomes of the runs of an episode: when it closes, fires again, or a run ends. Pure.
 
-One row per (source, fingerprint, action) holds the latest episode. A firing alert begins a new
-one if and only if its startsAt is later than the row's mark. No simpler rule gives the right
-number of runs for what Alertmanager really sends: re-sends, both peers of a pair, a false
-resolved followed by the same startsAt, a startsAt that moves back or on without a resolved.
+`receiver.identity` decides which alerts belong to an episode.
 """
 
 from collections.abc import Sequence
@@ -11,119 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from receiver.clock import past
+from receiver.identity import Episode
 from receiver.policies import Policy
-
-# How far the mark may lie in the future: a sender whose clock is ahead must not make a row deaf.
-MARK_AHEAD = timedelta(minutes=5)
-# "Seen" is written at most this often for a row: a pair's second copy costs no write.
-SEEN_RESOLUTION = timedelta(minutes=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """The latest episode of one (source, fingerprint, action).
-
-    `mark_at` is the latest startsAt accepted, but never far in the future; `starts_at` is what the
-    alert said. `seen_at` is when it was last reported firing. `ends_at` and `closed_at` are None
-    while it fires. `round` counts how often the action had to run anew because the alert fired
-    again after its `resolved` run had begun.
-    """
-
-    source: str
-    fingerprint: str
-    action: str
-    starts_at: datetime
-    mark_at: datetime
-    seen_at: datetime
-    receiver: str
-    closed_at: datetime | None = None
-    ends_at: datetime | None = None
-    round: int = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the alert still fires, as far as anyone said."""
-        return self.closed_at is None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one alert means for one row.
-
-    `kind` is `new`, `seen`, `closed` or `put back`. `row` is the row to write, None when it stays
-    as it is. `is_ahead`: the sender's clock is ahead of the receiver's, worth a warning.
-    """
-
-    kind: str
-    reason: str
-    row: Episode | None = None
-    is_ahead: bool = False
-
-
-def is_ahead(starts_at: datetime, now: datetime) -> bool:
-    """Whether a startsAt lies so far in the future that the mark cannot follow it."""
-    return starts_at > now + MARK_AHEAD
-
-
-def needs_identity(row: Episode | None, starts_at: datetime, now: datetime) -> bool:
-    """Whether `decide_firing` must be told if a run with this very startsAt exists.
-
-    Only where the mark may not have followed a startsAt from the future, now or earlier.
-    """
-    return is_ahead(starts_at, now) or (row is not None and starts_at > row.mark_at)
-
-
-def decide_firing(
-    row: Episode | None,
-    source: str,
-    fingerprint: str,
-    action: str,
-    starts_at: datetime,
-    receiver: str,
-    now: datetime,
-    tolerance: timedelta = timedelta(0),
-    has_run: bool = False,
-) -> Decision:
-    """Decide what a firing alert means; `has_run` matters only where `needs_identity` says so."""
-    ahead = is_ahead(starts_at, now)
-    mark_at = min(starts_at, now + MARK_AHEAD)
-    if row is None and not has_run:
-        first = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
-        return Decision("new", "the first episode of this alert", first, ahead)
-    if row is None:
-        kept = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
-        return Decision("seen", "a run of this very startsAt exists", kept, ahead)
-    known = has_run and needs_identity(row, starts_at, now)
-    tolerated = row.is_open and starts_at <= row.mark_at + tolerance
-    if starts_at > row.mark_at and not known and not tolerated:
-        begun = Episode(source, fingerprint, action, starts_at, mark_at, now, receiver)
-        return Decision("new", "its startsAt is later than the latest accepted", begun, ahead)
-    if not row.is_open:
-        again = replace(
-            row,
-            seen_at=now,
-            closed_at=None,
-            ends_at=None,
-            receiver=receiver,
-        )
-        reason = "the same episode fires again: the resolved was false"
-        return Decision("put back", reason, again, ahead)
-    # A tolerated startsAt moves the mark on, so that it stays the same episode once closed.
-    raised = max(row.mark_at, mark_at) if tolerated else row.mark_at
-    if raised == row.mark_at and timedelta(0) <= now - row.seen_at < SEEN_RESOLUTION:
-        return Decision("seen", "the same episode", None, ahead)
-    seen = replace(row, mark_at=raised, seen_at=now, receiver=receiver)
-    return Decision("seen", "the same episode", seen, ahead)
-
-
-def decide_resolved(row: Episode, ends_at: datetime | None, now: datetime) -> Decision:
-    """Decide what a resolved alert means for a row of its source and fingerprint."""
-    if not row.is_open:
-        return Decision("seen", "the episode was closed already")
-    ended = ends_at or now
-    if ended <= row.starts_at:
-        return Decision("seen", "it ended before the latest episode began")
-    return Decision("closed", "the alert resolved", replace(row, closed_at=now, ends_at=ended))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver import clock, episodes, guardrails
+from receiver import clock, episodes, guardrails, identity
 from receiver.alertmanager import Alert, Notification
 from receiver.calls import Call, call_of
 from receiver.durations import format_duration
@@ -92,10 +92,10 @@ class Operations:
         for action in way.actions:
             key = (intake.source, alert.fingerprint, action)
             row = next(iter(_rows(connection, *key)), None)
-            has_run = episodes.needs_identity(row, alert.starts_at, now) and changes.has_fired_run(
-                connection, key, alert.starts_at
-            )
-            decision = episodes.decide_firing(
+            has_run = identity.needs_identity(
+                row, alert.starts_at, now, self.rules.tolerance
+            ) and changes.has_fired_run(connection, key, alert.starts_at)
+            decision = identity.decide_firing(
                 row, *key, alert.starts_at, intake.receiver, now, self.rules.tolerance, has_run
             )
             policy = self.rules.policy(action)
@@ -220,7 +220,7 @@ class Operations:
         return counts
 
 
-def _what_runs(connection: Connection, decision: episodes.Decision) -> str:
+def _what_runs(connection: Connection, decision: identity.Decision) -> str:
     """Return what a firing alert would let run: a new run, or one that a resolved cancelled."""
     if decision.kind == "new":
         return "a new run"
@@ -242,7 +242,7 @@ def _explain_resolved(
     found = [
         Explained(
             alert, "", row.action, "resolved",
-            episodes.decide_resolved(row, alert.ends_at, now).reason,
+            identity.decide_resolved(row, alert.ends_at, now).reason,
         )
         for row in _rows(connection, source, alert.fingerprint)
     ]  # fmt: skip
@@ -251,10 +251,10 @@ def _explain_resolved(
 
 def _rows(
     connection: Connection, source: str, fingerprint: str, action: str | None = None
-) -> list[episodes.Episode]:
+) -> list[identity.Episode]:
     """Return the latest episodes of an alert, one per action."""
     table = episode_rows
-    names: Sequence[str] = list(episodes.Episode.__dataclass_fields__)
+    names: Sequence[str] = list(identity.Episode.__dataclass_fields__)
     query = sa.select(*(table.c[name] for name in names)).where(
         table.c.source == source,
         table.c.fingerprint == fingerprint,
@@ -262,4 +262,4 @@ def _rows(
         *([table.c.action == action] if action is not None else []),
     )
     found = connection.execute(query.order_by(table.c.action))
-    return [episodes.Episode(*one) for one in found]
+    return [identity.Episode(*one) for one in found]

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from receiver.alertmanager import Alert
 from receiver.cli.inspecting import problems_of_start
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
@@ -23,8 +24,10 @@ from receiver.errors import ReceiverError, SettingsError
 from receiver.journal.dialects import shown_url
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
+from receiver.journal.reading import firing_alerts
 from receiver.plugins import Actions, try_to_load
 from receiver.processes import closed_umask
+from receiver.replicas import ReplicaWatch
 from receiver.settings import Settings
 
 _TIMEOUT_SECONDS = 10
@@ -116,10 +119,19 @@ def _journal(settings: Settings) -> Iterator[Finding]:
         yield "ok", f"{where} can be written"
         with journal.reading() as connection:
             workers = living_workers(journal, connection)
+        firing = firing_alerts(journal)
     if workers:
         yield "ok", f"workers that run: {len(workers)}"
     else:
         yield "wrong", "no worker runs, so no action does; start `receiver serve` or a worker"
+    watch = ReplicaWatch()
+    for source, alert in firing:
+        for found in watch.look(source, [Alert.from_json(alert)]).new:
+            yield (
+                "look",
+                f"alerts {found.alert_name} differ only in the label {found.label}, so the action "
+                f"runs for each; drop the label in prometheus.yml: {found.cure}",
+            )
 
 
 def _receiver(url: str, ca_file: str | None) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """Records notifications: folds a batch, in order of arrival, into episodes, runs and rejections.
 
-The decisions are those of `receiver.episodes`; here they are carried out with few statements for
-many alerts. A batch is cut into waves in which each (source, fingerprint) stands once, so that
-what a later alert meets is what an earlier one left.
+The decisions are those of `receiver.identity` and `receiver.episodes`; here they are carried out
+with few statements for many alerts. A batch is cut into waves in which each (source, fingerprint)
+stands once, so that what a later alert meets is what an earlier one left.
 """
 
 from collections import defaultdict
@@ -15,9 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver import episodes
+from receiver import episodes, identity
 from receiver.alertmanager import Alert
-from receiver.episodes import Episode
+from receiver.identity import Episode
 from receiver.intake import Counts, Intake, Routed
 from receiver.journal import changes, tables
 from receiver.journal.dialects import DIALECTS, Key
@@ -32,7 +32,7 @@ _LONGEST_INDEXED = 200  # Characters: an index entry has a limit.
 
 _EPISODE_NAMES = (
     "source", "fingerprint", "action", "starts_at", "mark_at", "seen_at", "receiver",
-    "closed_at", "ends_at", "round",
+    "closed_at", "ends_at", "round", "ahead_starts_at",
 )  # fmt: skip
 _RUN_NAMES = (
     "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "episode_action", "target",
@@ -237,10 +237,10 @@ def _fold_firing(
 ) -> None:
     row = of_alert.get(action)
     key = (intake.source, alert.fingerprint, action)
-    has_run = episodes.needs_identity(row, alert.starts_at, now) and changes.has_fired_run(
-        connection, key, alert.starts_at
-    )
-    decision = episodes.decide_firing(
+    has_run = identity.needs_identity(
+        row, alert.starts_at, now, rules.tolerance
+    ) and changes.has_fired_run(connection, key, alert.starts_at)
+    decision = identity.decide_firing(
         row, *key, alert.starts_at, intake.receiver, now, rules.tolerance, has_run
     )
     tally.ahead += decision.is_ahead
@@ -259,7 +259,7 @@ def _fold_firing(
 
 def _fold_resolved(wave: _Wave, of_alert: dict[str, Episode], alert: Alert, now: datetime) -> None:
     for row in of_alert.values():
-        decision = episodes.decide_resolved(row, alert.ends_at, now)
+        decision = identity.decide_resolved(row, alert.ends_at, now)
         if decision.row is not None:
             wave.touched[row.source, row.fingerprint, row.action] = decision.row
             wave.closed.append(decision.row)

@@ -15,12 +15,12 @@ from receiver.episodes import (
     Cancel,
     Change,
     Create,
-    Episode,
     EpisodeRun,
     Postpone,
     PutBack,
 )
 from receiver.guardrails import Verdict
+from receiver.identity import Episode
 from receiver.journal.dialects import Key
 from receiver.journal.journal import Journal
 from receiver.journal.tables import AT_ONCE, runs
@@ -85,6 +85,7 @@ def latest_episode(journal: Journal, connection: Connection, run: Any) -> Episod
     query = sa.select(
         row.c.source, row.c.fingerprint, row.c.action, row.c.starts_at, row.c.mark_at,
         row.c.seen_at, row.c.receiver, row.c.closed_at, row.c.ends_at, row.c.round,
+        row.c.ahead_starts_at,
     ).where(
         row.c.source == run.source,
         row.c.fingerprint == run.fingerprint,

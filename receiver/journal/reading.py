@@ -149,6 +149,34 @@ def list_holds(journal: Journal) -> list[Row]:
         return [dict(found) for found in connection.execute(query).mappings()]
 
 
+def firing_alerts(journal: Journal, limit: int = 500) -> list[tuple[str, str]]:
+    """Return the source and the JSON of the alerts that fire, as far as their runs are the latest.
+
+    Alerts longer than 16 KiB are left out: a person waits for the answer.
+    """
+    query = (
+        sa.select(runs.c.source, runs.c.alert)
+        .join(
+            episodes,
+            sa.and_(
+                episodes.c.source == runs.c.source,
+                episodes.c.fingerprint == runs.c.fingerprint,
+                episodes.c.action == runs.c.action,
+                episodes.c.starts_at == runs.c.starts_at,
+            ),
+        )
+        .where(
+            runs.c.id.in_(sa.select(runs.c.id).order_by(runs.c.id.desc()).limit(limit)),
+            runs.c.kind == "fired",
+            episodes.c.closed_at.is_(None),
+            sa.func.length(runs.c.alert) <= 16 * 1024,
+        )
+        .order_by(runs.c.id)
+    )
+    with journal.reading() as connection:
+        return [(source, alert) for source, alert in connection.execute(query)]
+
+
 def find_rejected(journal: Journal, rejected_id: int) -> Row:
     """Return one rejected alert; raise NotFoundError when there is none."""
     query = sa.select(rejected).where(rejected.c.id == rejected_id)

@@ -72,6 +72,8 @@ episodes = Table(
     Column("closed_at", Instant),
     Column("ends_at", Instant),
     Column("round", Integer, nullable=False, server_default="0"),
+    # The startsAt under which a peer whose clock is far ahead reports the same episode.
+    Column("ahead_starts_at", Instant),
     UniqueConstraint("source", "fingerprint", "action"),
 )
 
@@ -169,8 +171,6 @@ attempts = Table(
     Column("started_at", Instant, nullable=False),
     # When it began, where limits count that as a start of its run: the first that was no dry run.
     Column("counted_at", Instant),
-    # Only the version before writes it; the next one drops it.
-    Column("timed_out_at", Instant),
     Column("finished_at", Instant),
     Column("outcome", String),
     Column("error", Text),

@@ -62,6 +62,7 @@ class WebCounts:
         )
         self._truncated = make("receiver_truncated_alerts_total", self.registry)
         self._future = make("receiver_future_alerts_total", self.registry)
+        self._replicas = make("receiver_replica_alerts_total", self.registry)
         auth = make("receiver_auth_failures_total", self.registry)
         self._auth = {status: auth.labels(str(status)) for status in (401, 403)}
         self._seconds = make("receiver_notification_duration_seconds", self.registry)
@@ -89,6 +90,10 @@ class WebCounts:
         ):
             if number:
                 counter.inc(number)
+
+    def found_replicas(self, alerts: int) -> None:
+        """Count alerts that differ from others only in a replica label."""
+        self._replicas.inc(alerts)
 
     def committed(self, notifications: int) -> None:
         """Count one transaction of the writer."""

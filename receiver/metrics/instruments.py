@@ -55,6 +55,11 @@ INSTRUMENTS = (
         "receiver_future_alerts_total", "", "alerts whose startsAt lay more than 5 minutes ahead"
     ),
     _counter(
+        "receiver_replica_alerts_total",
+        "",
+        "firing alerts that differ from another one only in a replica label, re-sends included",
+    ),
+    _counter(
         "receiver_auth_failures_total", "answer", "requests refused for their credentials: 401, 403"
     ),
     _histogram(

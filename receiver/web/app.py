@@ -98,6 +98,7 @@ def create_app(
         slots,
         drain.has_begun,
         counts.recorded,
+        counts.found_replicas,
     )
     access.guard(webhook, Scope.SUBMIT)
     if tracing.is_on:

@@ -14,6 +14,7 @@ from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
 from receiver.routing import Catalogs
+from receiver.replicas import ReplicaWatch
 from receiver.settings import Settings
 from receiver.sources import NAME_RULE, is_source_name
 from receiver.web.bodies import check_content, read_body
@@ -41,6 +42,7 @@ class _Received:
     body: bytes
     route: Callable[[Notification], Intake]
     recorded_as: Callable[[Counts, int, float], None]
+    replicas_in: Callable[[Intake], None]
     started: float
     notification: Notification | None = None
     intake: Intake | None = None
@@ -80,6 +82,7 @@ class _Received:
             },
         )
         _warn(notification.truncated_alerts, intake, counts)
+        self.replicas_in(intake)
 
 
 def create_webhook(
@@ -90,14 +93,32 @@ def create_webhook(
     slots: Slots,
     is_draining: Callable[[], bool],
     recorded: Callable[[Counts, int, float], None],
+    found_replicas: Callable[[int], None],
 ) -> Blueprint:
     """Return the blueprint; `record` returns once the notification is durable.
 
     `source_of` returns the source of the request under way, given the one that it asks for.
     `recorded` is told what became of it, how many alerts were left out, and how long it took.
+    `found_replicas` gets the number of alerts that differ from others in a replica label alone.
     """
     webhook = Blueprint("webhook", __name__)
+    replicas = ReplicaWatch()
     large = threading.Lock()
+
+    def replicas_in(intake: Intake) -> None:
+        findings = replicas.look(intake.source, [routed.alert for routed in intake.alerts])
+        if findings.alerts:
+            found_replicas(findings.alerts)
+        for found in findings.new:
+            _log.warning(
+                "alerts differ only in a replica label, so the action runs for each",
+                extra={
+                    "label": found.label,
+                    "alertname": found.alert_name,
+                    "receiver": intake.receiver,
+                    "cure": f"drop the label in prometheus.yml: {found.cure}",
+                },
+            )
 
     # A trailing slash is accepted: a redirect would lose the alert.
     @webhook.post("/webhook", strict_slashes=False, provide_automatic_options=False)
@@ -120,7 +141,7 @@ def create_webhook(
         def route(notification: Notification) -> Intake:
             return intake_of(notification, source, action, settings.action_plugin, catalog)
 
-        received = _Received(body, route, recorded, started)
+        received = _Received(body, route, recorded, replicas_in, started)
         if len(body) > _SMALL_BYTES:
             with slots.given_back, large:
                 received.prepare()

@@ -126,6 +126,7 @@ class _Bench:
                 Slots(1),
                 lambda: False,
                 lambda *told: None,
+                lambda alerts: None,
             )
         )
         return app

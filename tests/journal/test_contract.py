@@ -5,10 +5,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import Counts, Intake, intake_of
-from receiver.journal import claims, outcomes, reading, requests
+from receiver.journal import claims, outcomes, reading, requests, tables
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -449,10 +450,29 @@ def test_sender_ahead_of_the_clock_runs_once_and_never_makes_the_alert_deaf(
     clock.move(minutes=10)
     assert accept(journal, alert(starts_at=ahead)).duplicate == 1
     accept(journal, alert(status="resolved", starts_at=ahead))
+    clock.move(seconds=1)
     # The sender's clock was set right: its startsAt is earlier than the one before, and yet new.
     assert accept(journal, alert(starts_at=clock.now)).accepted == 1
     clock.move(hours=2)
     assert accept(journal, alert(starts_at=clock.now)).accepted == 1
+
+
+def test_pair_of_which_one_clock_is_ahead_runs_once(journal: Journal, clock: Clock) -> None:
+    right, ahead = clock.now, clock.now + timedelta(hours=1)
+    assert accept(journal, alert(starts_at=right)).accepted == 1
+    assert accept(journal, alert(starts_at=ahead)).duplicate == 1
+    # The time of that startsAt comes; retention deletes the run, and keeps the row.
+    clock.move(days=40)
+    with journal.writing() as connection:
+        connection.execute(sa.delete(tables.runs))
+    assert accept(journal, alert(starts_at=ahead)).duplicate == 1
+    assert accept(journal, alert(starts_at=right)).duplicate == 1
+    clock.move(minutes=1)
+    accept(journal, alert("f1", "resolved", right, clock.now))
+    # The resolved was false: the runs of the episode are found by its own startsAt.
+    assert accept(journal, alert(starts_at=ahead)).duplicate == 1
+    (row,) = reading.list_episodes(journal)
+    assert (row["starts_at"], row["closed_at"]) == (right, None)
 
 
 def test_runs_of_one_alert_never_overlap(journal: Journal) -> None:

@@ -39,7 +39,7 @@ from receiver.journal.saved_state import save_state
 from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.databases import Databases
-from tests.support.episode_model import FIVE_MINUTES, JITTER, WAITING, Identity, Model, Run
+from tests.support.episode_model import JITTER, WAITING, Identity, Model, Run
 from tests.support.notifications import T0, alert, notification
 
 # So few for each seed: beyond ten, hypothesis goes on with variations of those.
@@ -488,7 +488,7 @@ class Story(RuleBasedStateMachine):
                 waits = one.state in WAITING and one.kind in ("fired", "repeat")
                 assert not waits, "what is resolved does not run"
         for one in rows:
-            assert one.mark_at <= one.seen_at + FIVE_MINUTES
+            assert one.mark_at <= one.seen_at + MINUTE
 
     def _count(self, runs: list[Any]) -> None:
         """Let `--hypothesis-show-statistics` tell what the stories reach."""
@@ -571,6 +571,7 @@ def _standing(one: Any, attempts: dict[int, str | None]) -> dict[str, Any]:
 def _row_standing(one: Any) -> dict[str, Any]:
     return {
         "times": (one.starts_at, one.mark_at, one.seen_at, one.closed_at),
+        "ahead_starts_at": one.ahead_starts_at,
         "receiver": one.receiver,
         "round": one.round,
     }

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from receiver.policies import Policy, Rules
 
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-FIVE_MINUTES = timedelta(minutes=5)
+MINUTE, FIVE_MINUTES = timedelta(minutes=1), timedelta(minutes=5)
 # A deliberate choice of the code: what is reported every second is noted once a minute.
 NOTED_EVERY = timedelta(minutes=1)
 # How much of the whole pause is waited: the part of the random generator.
@@ -32,7 +32,10 @@ class Row:
     seen_at: datetime
     receiver: str
     closed_at: datetime | None = None
+    ends_at: datetime = AT_ONCE
     round: int = 0
+    # How a peer names the episode whose clock is ahead; the row's own startsAt: no peer can.
+    ahead_starts_at: datetime | None = None
 
 
 @dataclass(eq=False)
@@ -96,31 +99,51 @@ class Model:
     def fire(self, fingerprint: str, action: str, starts_at: datetime, receiver: str) -> bool:
         """Tell that an alert fires; return whether that is a new episode."""
         row = self.rows.get((fingerprint, action))
-        # The mark follows no clock that is far ahead; there the run's identity decides.
-        mark_at = min(starts_at, self.now + FIVE_MINUTES)
-        if row is None or not self._is_same(row, fingerprint, action, starts_at):
+        how = "new" if row is None else self._belongs(row, starts_at)
+        if how == "new" and (fingerprint, action, starts_at, "fired", 0) in self.runs:
+            how = "known"
+        if row is None or how == "new":
             for run in self.runs.values():
                 if (run.fingerprint, run.episode_action) == (fingerprint, action):
                     if run.kind in ("resolved", "repeat"):
                         self._cancel(run, "new episode")
-            self.rows[fingerprint, action] = Row(starts_at, mark_at, self.now, receiver)
+            row = Row(starts_at, min(starts_at, self.now), self.now, receiver)
+            if not self.now - FIVE_MINUTES <= starts_at <= self.now + MINUTE:
+                row.ahead_starts_at = starts_at
+            self.rows[fingerprint, action] = row
             self._add(fingerprint, action, starts_at, "fired", 0, action, AT_ONCE)
             return True
-        is_tolerated = row.closed_at is None and starts_at <= row.mark_at + self.rules.tolerance
-        is_moved = is_tolerated and mark_at > row.mark_at
-        if is_moved:
-            row.mark_at = mark_at
-        if row.closed_at is not None or is_moved or self.now - row.seen_at >= NOTED_EVERY:
+        noted_every = NOTED_EVERY if row.starts_at <= row.seen_at else timedelta(0)
+        if how == "beyond":
+            row.mark_at = max(row.mark_at, min(starts_at, self.now + MINUTE))
+        elif how == "peer":
+            row.ahead_starts_at = starts_at
+        is_moved = how in ("beyond", "peer")
+        if row.closed_at is not None or is_moved or self.now - row.seen_at >= noted_every:
             row.seen_at, row.receiver = self.now, receiver
         if row.closed_at is not None:
             row.closed_at = None
             self._put_back(fingerprint, action, row)
         return False
 
-    def _is_same(self, row: Row, fingerprint: str, action: str, starts_at: datetime) -> bool:
-        tolerance = self.rules.tolerance if row.closed_at is None else timedelta(0)
-        known = (fingerprint, action, starts_at, "fired", 0) in self.runs
-        return known or starts_at <= row.mark_at + tolerance
+    def _belongs(self, row: Row, starts_at: datetime) -> str:
+        """Say how a startsAt belongs to the episode of a row; the clock here never jumps."""
+        is_open = row.closed_at is None
+        watermark = max(row.mark_at, min(row.starts_at, row.seen_at))
+        is_future = starts_at > self.now + MINUTE
+        if starts_at in (row.starts_at, row.ahead_starts_at) or starts_at <= watermark:
+            return "same"
+        if is_future and timedelta(0) <= row.starts_at - starts_at <= FIVE_MINUTES:
+            return "same"
+        if is_open and starts_at <= watermark + self.rules.tolerance:
+            return "beyond"
+        is_before_end = row.closed_at is None or starts_at < min(row.closed_at, row.ends_at)
+        if is_before_end and starts_at <= min(row.starts_at, watermark + FIVE_MINUTES):
+            return "beyond"
+        is_far = starts_at > self.now + FIVE_MINUTES
+        if is_open and is_far and row.ahead_starts_at is None:
+            return "peer"
+        return "new"
 
     def _put_back(self, fingerprint: str, action: str, row: Row) -> None:
         has_begun = False
@@ -140,9 +163,9 @@ class Model:
         """Tell that an alert is resolved, whatever the route."""
         self.receivers_that_resolve.add(receiver)
         for (of_alert, action), row in self.rows.items():
-            is_later = (ends_at or self.now) > row.starts_at
+            is_later = ends_at is None or ends_at > min(row.starts_at, row.mark_at)
             if of_alert == fingerprint and row.closed_at is None and is_later:
-                row.closed_at = self.now
+                row.closed_at, row.ends_at = self.now, ends_at or self.now
                 # Of this episode only: what waits of an older one runs, as the code reads DESIGN.
                 for run in self._of_episode(fingerprint, action, row):
                     if run.kind != "resolved":

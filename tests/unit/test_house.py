@@ -23,18 +23,11 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    (
-        "errors",
-        "clock",
-        "declarations",
-        "durations",
-        "log_bounds",
-        "packing",
-        "plainjson",
-        "processes",
-    ),
+    ("errors", "clock", "declarations", "durations", "log_bounds", "packing", "plainjson",
+     "processes"),
     ("alertmanager",),
-    ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
+    ("calls", "episodes", "guardrails", "identity", "intake", "policies", "replicas", "routing",
+     "rules", "subject"),
     ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings", "sources"),
     ("journal", "migration", "plugins", "logs", "captured_output", "metrics", "tracing"),
     ("operations",),
@@ -42,7 +35,7 @@ LAYERS = (
     ("web", "worker"),
     ("supervisor",),
     ("cli", "__main__", "testing"),
-)
+)  # fmt: skip
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # What the layers alone would allow.
 STRANGERS = (
@@ -52,8 +45,8 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "intake", "packing",
-    "policies", "routing", "rules", "subject",
+    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "identity", "intake",
+    "packing", "policies", "replicas", "routing", "rules", "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

@@ -30,6 +30,7 @@ def web(directory: Path) -> Iterator[Receiver]:
         "RECEIVER_DATA_DIR": str(directory / "data"),
         "RECEIVER_SUBMIT_TOKEN": TOKEN,
         "RECEIVER_MAX_BODY": str(LIMIT),
+        "RECEIVER_METRICS_OPEN": "true",
         "ACTION_PLUGIN": "log_action",
     }
     one = Receiver("serve", environment, directory / "receiver.log")
@@ -230,6 +231,26 @@ def test_truncated_alerts_are_logged_as_a_warning(web: Receiver) -> None:
     lines = web.lines("alerts were left out by alertmanager")
     assert lines[-1]["truncated_alerts"] == 7
     assert lines[-1]["level"] == "WARNING"
+
+
+def test_pair_that_keeps_its_replica_label_is_logged_once_with_the_cure(web: Receiver) -> None:
+    pair = [alert(name, labels={"prometheus_replica": name}) for name in ("p-0", "p-1")]
+    for _ in range(2):
+        counts = post(web, notification(*pair, receiver="replicas")).json()
+    assert counts["duplicate"] == 2, "the receiver does not guess: these are two episodes"
+    (line,) = [
+        line
+        for line in web.lines("alerts differ only in a replica label, so the action runs for each")
+        if line["receiver"] == "replicas"
+    ]
+    assert (line["level"], line["label"]) == ("WARNING", "prometheus_replica")
+    assert line["cure"] == (
+        "drop the label in prometheus.yml: alerting: {alert_relabel_configs: "
+        '[{action: labeldrop, regex: "prometheus_replica"}]}'
+    )
+    assert (
+        "receiver_replica_alerts_total 3.0" in requests.get(web.url + "/metrics", timeout=10).text
+    )
 
 
 def test_probes_need_no_credentials(web: Receiver) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from receiver.cli.rules import as_yaml
 from receiver.migration.translation import alertmanager
+from tests.support.notifications import alert, notification
 from tests.support.receivers import Receiver
 
 TOKEN = "only-for-this-test"
@@ -73,6 +74,23 @@ def examined(
 ) -> "subprocess.CompletedProcess[str]":
     (tmp_path / "alertmanager.yml").write_text(as_yaml(config))
     return doctor(running, tmp_path, "--alertmanager-config", "alertmanager.yml")
+
+
+def test_pair_that_keeps_its_replica_label_is_found(running: Receiver, tmp_path: Path) -> None:
+    def post(status: str) -> None:
+        pair = [
+            alert(name, status, labels={"alertname": "Paired", "replica": name})
+            for name in ("a", "b")
+        ]
+        token = {"Authorization": f"Bearer {TOKEN}"}
+        assert running.post(notification(*pair), "/webhook/log_action", **token).ok
+
+    post("firing")
+    ended = doctor(running, tmp_path)
+    assert "look   journal   alerts Paired differ only in the label replica" in ended.stdout
+    assert '{alert_relabel_configs: [{action: labeldrop, regex: "replica"}]}' in ended.stdout
+    post("resolved")
+    assert "Paired" not in doctor(running, tmp_path).stdout
 
 
 def test_all_is_well(running: Receiver, tmp_path: Path, config: dict[str, Any]) -> None:

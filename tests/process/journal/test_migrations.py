@@ -185,6 +185,11 @@ BEFORE: dict[str, dict[str, object]] = {
     "killed": {"state": "finished", "due_at": 0, "attempts": 1, "outcome": "failed"},
     "interrupted": {"state": "finished", "due_at": 0, "attempts": 1, "outcome": "unknown"},
 }
+# An episode of version 0001, whose sender was ahead: its mark is five minutes ahead of the report.
+EPISODE = {
+    "source": "", "fingerprint": "killed", "action": "a", "starts_at": 3_600_000_000,
+    "mark_at": 305_000_000, "seen_at": 5_000_000,
+}  # fmt: skip
 ENDED = {"retry": "failed", "retried": "interrupted", "killed": "killed",
          "interrupted": "interrupted"}  # fmt: skip
 TEXTS = ("source", "alert_name", "receiver", "external_url", "reason")
@@ -230,6 +235,8 @@ def test_journal_of_the_first_version_keeps_its_runs_and_they_go_on(journal_url:
         for kind in ("pause", "breaker"):
             values = {"action": "b", "kind": kind, "since": 1, "reason": kind}
             connection.execute(sa.insert(held).values(values))
+        connection.execute(sa.insert(before.tables["episodes"]).values(EPISODE))
+        connection.execute(sa.update(before.tables["attempts"]).values(timed_out_at=7_000_000))
     old.close()
 
     journal = Journal(journal_url)
@@ -248,6 +255,12 @@ def test_journal_of_the_first_version_keeps_its_runs_and_they_go_on(journal_url:
     }
     assert outcomes_kept == ENDED
     assert [one["kind"] for one in reading.list_holds(journal)] == ["pause"]
+    (episode,) = reading.list_episodes(journal)
+    kept = {name: episode[name] for name in ("starts_at", "mark_at", "seen_at")}
+    assert kept == {
+        name: AT_ONCE + timedelta(microseconds=int(str(EPISODE[name]))) for name in kept
+    }
+    assert episode["ahead_starts_at"] is None
     # What the version before writes during the update.
     write_as_before(journal.engine, before, {"side by side": BEFORE["at once"]})
     rules = Rules(policies={"a": Policy(max_concurrent=9)})

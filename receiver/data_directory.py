@@ -92,17 +92,24 @@ def _check_file(file: Path, kind: str) -> list[str]:
 
 
 def open_regular_file(file: Path, flags: int, *, is_own: bool = False) -> int:
-    """Open a regular file, of this user if `is_own`, and never wait; raise OSError for others.
+    """Open a regular file, of this user if `is_own`, and never wait.
+
+    Raises PermissionError for anything else, and OSError as `os.open` does.
 
     Another user may be able to write the directory, and to plant a link or a FIFO there.
     """
-    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    kind = "is not a regular file of this user" if is_own else "is not a regular file"
+    try:
+        descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise PermissionError(errno.EPERM, kind, str(file)) from error
+        raise
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and (not is_own or status.st_uid == os.geteuid()):
         return descriptor
     os.close(descriptor)
-    kind = "a regular file of this user" if is_own else "a regular file"
-    raise PermissionError(errno.EPERM, f"is not {kind}", str(file))
+    raise PermissionError(errno.EPERM, kind, str(file))
 
 
 def _who_may_have_planted(file: Path) -> str:

@@ -1,6 +1,5 @@
 """All that differs between SQLite and PostgreSQL, in one place."""
 
-import errno
 import fcntl
 import importlib.util
 import os
@@ -75,10 +74,6 @@ class Dialect(Protocol):
 
     def is_connection_spoilt(self, error: sa.exc.DBAPIError, database: str | None) -> bool:
         """Whether only a new connection can find that the cause has gone."""
-
-
-# A link, a FIFO or a directory has the name of a file.
-_NOT_A_FILE = (errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO)
 
 
 class SQLite:
@@ -157,10 +152,8 @@ class SQLite:
         lock = Path(f"{engine.url.database}.migrate.lock")
         try:
             descriptor = open_regular_file(lock, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            if error.errno not in _NOT_A_FILE:
-                raise
-            raise JournalUnusableError(f"{lock} is not a regular file; move it away") from error
+        except PermissionError as error:
+            raise JournalUnusableError(f"{lock}: {error.strerror}; move it away") from error
         with os.fdopen(descriptor, "r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             with engine.begin() as connection:

@@ -1,5 +1,6 @@
 """The programs themselves: starting, refusing to start, waking, stopping, being killed."""
 
+import json
 import os
 import signal
 import socket
@@ -390,8 +391,8 @@ def test_port_in_use_ends_the_start_at_once_with_one_line(
         receiver = start_receiver(command, RECEIVER_BIND=address)
         assert receiver.process is not None
         assert receiver.process.wait(30) == 1
-    head, line = receiver.text().splitlines()
-    assert head == "receiver: 1 problem:"
+    (line,) = receiver.text().splitlines()
+    assert json.loads(line)["message"] == "receiver cannot start"
     for part in (address, "--bind", "BIND=", "another program uses this port"):
         assert part in line
     assert not (tmp_path / "data").exists()

@@ -1,5 +1,6 @@
 """Traces: from the notification to the attempt and into the plugin, sent by the real SDK."""
 
+import json
 import subprocess
 import sys
 import time
@@ -166,4 +167,4 @@ def test_missing_package_is_named_with_its_cure() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "pip install 'alert-receiver[otel]'" in done.stderr
+    assert "pip install 'alert-receiver[otel]'" in json.loads(done.stdout)["problems"][0]

@@ -424,8 +424,9 @@ def test_check_refuses_a_journal_that_no_start_can_open(url: str) -> None:
 def test_worker_refuses_what_is_no_database_url_without_a_traceback() -> None:
     done = process("worker", RECEIVER_DATABASE_URL="s3cret")
     assert done.code == 1
-    assert "RECEIVER_DATABASE_URL" in done.err
-    assert "Traceback" not in done.err
+    (problem,) = json.loads(done.out)["problems"]
+    assert "RECEIVER_DATABASE_URL" in problem
+    assert done.err == ""
 
 
 # receiver plugins

@@ -13,8 +13,8 @@ from receiver.alertmanager import Notification, parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
-from receiver.routing import Catalogs
 from receiver.replicas import ReplicaWatch
+from receiver.routing import Catalogs
 from receiver.settings import Settings
 from receiver.sources import NAME_RULE, is_source_name
 from receiver.web.bodies import check_content, read_body

@@ -1,7 +1,7 @@
 """Errors as problem+json (RFC 9457): short, and without secrets, for Alertmanager logs them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import (
@@ -56,8 +56,11 @@ def problem(
     return response
 
 
-def register(app: Flask) -> None:
-    """Turn every error of a request into a problem."""
+def register(app: Flask, describe_path: Callable[[str, str], str] = describe_wrong_path) -> None:
+    """Turn every error of a request into a problem.
+
+    `describe_path` returns what to answer about a method and a path that lead nowhere.
+    """
 
     @app.errorhandler(NotificationError)
     def _bad_notification(error: NotificationError) -> Response:
@@ -76,7 +79,7 @@ def register(app: Flask) -> None:
         status = error.code or 500
         detail = error.description or error.name
         if isinstance(error, NotFound | MethodNotAllowed) and detail == type(error).description:
-            detail = describe_wrong_path(request.method, request.path)
+            detail = describe_path(request.method, request.path)
         if detail == RequestEntityTooLarge.description:
             limit = app.config["MAX_CONTENT_LENGTH"]
             detail = f"the body is larger than RECEIVER_MAX_BODY, {limit} bytes"

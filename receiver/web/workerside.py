@@ -18,13 +18,14 @@ from receiver.web import problems
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import has_credentials_for
 from receiver.web.metrics import create_metrics
-from receiver.web.refusals import RefusalLog, log_refusals
+from receiver.web.refusals import Refusal, RefusalLog, log_refusals
 
 _log = logging.getLogger(__name__)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    refusals = RefusalLog()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log in a line what broke a connection; the others are served."""
@@ -36,11 +37,24 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
+    server: _Server
     timeout = 10  # Who connects and says nothing keeps no thread for long.
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Log no requests, as the web process does not."""
         del format, args
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what is no HTTP; neither the log nor the answer quotes it."""
+        del message, explain
+        reason = "the request is not HTTP/1.1; use https:// only where RECEIVER_TLS_CERT is set"
+        self.server.refusals.note(Refusal(code, reason, self.client_address[0]))
+        super().send_error(code)
+
+
+def _describe_wrong_path(method: str, path: str) -> str:
+    del method, path
+    return "a worker has nothing but /metrics at this address"
 
 
 def check_metrics_bind(settings: Settings) -> None:
@@ -60,8 +74,7 @@ def listen(settings: Settings, address: Address, counts: CollectorRegistry) -> N
     """Show `/metrics` at this address for as long as the process lives; raises SettingsError."""
     check_metrics_bind(settings)
     app = Flask(__name__, static_folder=None)
-    problems.register(app)
-    log_refusals(app, RefusalLog())
+    problems.register(app, _describe_wrong_path)
     metrics = create_metrics(counts)
     if not settings.metrics_open:
         Access(replace(settings, bind=address)).guard(metrics, Scope.READ)
@@ -79,4 +92,5 @@ def listen(settings: Settings, address: Address, counts: CollectorRegistry) -> N
             # The handshake is made by the thread of the connection.
             server.socket, server_side=True, do_handshake_on_connect=False,
         )  # fmt: skip
+    log_refusals(app, server.refusals)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -17,6 +17,7 @@ from tests.support.receivers import Receiver
 
 Start = Callable[..., Receiver]
 TOKEN = "only-for-this-test"
+OPERATE = "only-to-operate"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 # Each value changes what gunicorn or Flask does, or ends the start with a traceback.
 HOSTILE_VALUES = {
@@ -53,7 +54,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
         "SSLKEYLOGFILE": str(directory / "keys"),
         "RECEIVER_DATA_DIR": str(directory / "data"),
         "RECEIVER_SUBMIT_TOKEN": TOKEN,
-        "RECEIVER_READ_TOKEN": TOKEN,
+        "RECEIVER_OPERATE_TOKEN": OPERATE,
     }
     one = Receiver("serve", environment, directory / "receiver.log")
     try:
@@ -104,14 +105,17 @@ HEADERS = {
 
 def test_header_of_a_client_changes_neither_path_nor_scheme(web: Receiver) -> None:
     def answers(headers: dict[str, str]) -> list[object]:
-        read = {**BEARER, **headers}
+        read = {"Authorization": f"Bearer {OPERATE}", **headers}
         moved = requests.get(f"{web.url}/webhook/api/v1/runs", headers=read, timeout=10)
         healthy = requests.get(f"{web.url}/-/healthy", headers=headers, timeout=10)
         posted = web.post(b"{}", "/webhook", **BEARER, **headers)
-        form = requests.get(f"{web.url}/login", headers=headers, timeout=10)
-        return [moved.status_code, healthy.status_code, posted.status_code, form.status_code]
+        # Its cookie has another name over TLS.
+        form = requests.get(f"{web.url}/pause", headers=read, timeout=10)
+        statuses = [one.status_code for one in (moved, healthy, posted, form)]
+        return [*statuses, *form.cookies.keys()]
 
     usual = answers({})
+    assert usual == [404, 200, 400, 200, "receiver-form"]
     with every() as each:
         for name, value in HEADERS.items():
             with each(name):

@@ -224,3 +224,13 @@ def test_metrics_of_a_worker_log_whom_they_refuse(start_receiver: Start) -> None
 
     line = new_refusal(worker, 0)
     assert (line["status"], line["path"]) == (401, "/metrics")
+
+    wrong = requests.post(f"http://127.0.0.1:{port}/webhook", data=GOOD, timeout=10)
+    assert (wrong.status_code, "nothing but /metrics" in wrong.json()["detail"]) == (404, True)
+    assert new_refusal(worker, 1)["path"] == "/webhook"
+
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(b"hidden hidden\r\n\r\n")
+        assert b"hidden" not in connection.recv(4096)
+    assert "not HTTP" in new_refusal(worker, 2)["reason"]
+    assert "hidden" not in worker.text()

@@ -108,7 +108,7 @@ class Operations:
                     action,
                     decision.kind,
                     decision.reason,
-                    call_of(alert, now),
+                    call_of(alert, now, self.rules.grafana_value),
                     _what_runs(connection, decision),
                     self._verdict(past, action, target, Asking(), None, alert, now),
                 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
-from receiver.alertmanager import Notification, parse_notification
+from receiver.alertmanager import Alert, Notification, parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
@@ -143,8 +143,19 @@ def _warn(truncated: int, intake: Intake, counts: Counts) -> None:
             "alerts rejected",
             extra={"rejected": counts.rejected, "first_name": first.name, "reason": first.reason},
         )
+    closed = next((one.alert for one in intake.alerts if _is_malformed_end(one.alert)), None)
+    if closed is not None:
+        _log.warning(
+            "resolved alert is malformed",
+            extra={"fingerprint": closed.fingerprint, "reason": closed.problem},
+        )
     if counts.ahead:
         _log.warning(
             "startsAt lies in the future: the sender's clock is ahead",
             extra={"alerts": counts.ahead, "receiver": intake.receiver},
         )
+
+
+def _is_malformed_end(alert: Alert) -> bool:
+    """Whether an alert closes what its fingerprint finds, and no more of it can be relied upon."""
+    return alert.is_resolved and bool(alert.problem)

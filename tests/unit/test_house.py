@@ -23,8 +23,9 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    ("errors", "clock", "declarations", "durations", "packing", "plainjson", "processes"),
-    ("alertmanager",),
+    ("errors", "clock", "declarations", "durations", "fingerprint"),
+    ("packing", "plainjson", "processes"),
+    ("alert", "alertmanager"),
     ("calls", "episodes", "guardrails", "intake", "policies", "routing", "rules", "subject"),
     ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings"),
     ("journal", "migration", "plugins", "logs", "metrics", "tracing"),
@@ -43,8 +44,8 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "intake", "packing",
-    "policies", "routing", "rules", "subject",
+    "alert", "alertmanager", "calls", "clock", "durations", "episodes", "fingerprint",
+    "guardrails", "intake", "packing", "policies", "routing", "rules", "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

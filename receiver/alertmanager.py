@@ -37,6 +37,7 @@ _MOST_ALERTS = 50_000
 # Alertmanager sends each once; here they are recorded one after the other, for each may end the
 # episode before it.
 _MOST_REPEATS = 1_000
+_LONGEST_ENVELOPE_TEXT = 2_048
 # So many are counted exactly, again and again; no group has as many.
 _MOST_TRUNCATED = 1_000_000_000
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -146,6 +147,9 @@ def parse_notification(body: bytes) -> Notification:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else "cannot be decoded"
         raise NotificationError(f"the body is not JSON: {reason}") from None
     del values["version"]
+    # Each run keeps them.
+    for name in ("receiver", "group_key", "external_url"):
+        values[name] = values[name][:_LONGEST_ENVELOPE_TEXT]
     return Notification(**values)
 
 

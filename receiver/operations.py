@@ -4,6 +4,8 @@ Retry, cancel, approve, reject, pause and resume are in `journal.requests`; here
 plugins too: to replay what was rejected, and to explain.
 """
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +18,7 @@ from receiver import clock, episodes, guardrails
 from receiver.alertmanager import Alert, Notification
 from receiver.calls import Call, call_of
 from receiver.durations import format_duration
-from receiver.errors import OperationError
+from receiver.errors import NotificationError, OperationError
 from receiver.guardrails import Asking
 from receiver.intake import Counts, Intake, Routed, intake_of
 from receiver.journal import changes
@@ -32,6 +34,9 @@ from receiver.policies import Rules, runs_alone
 from receiver.routing import Catalog, route
 from receiver.settings import Settings
 from receiver.subject import target_of
+
+# (alert, action) pairs that are explained within a bounded time.
+_MOST_EXPLAINED = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,36 @@ class Operations:
         return self._catalog.knows(action)
 
     def explain(
-        self, notification: Notification, source: str = "", path_action: str = ""
+        self,
+        notification: Notification,
+        source: str = "",
+        path_action: str = "",
+        seconds: float | None = None,
     ) -> list[Explained]:
-        """Return what a notification would lead to now; nothing is run or stored."""
+        """Return what a notification would lead to now; nothing is run or stored.
+
+        Raises NotificationError where that takes longer than `seconds`, or has too many rows for
+        that; None: however long it takes.
+        """
         intake = intake_of(
             notification, source, path_action, self._settings.action_plugin, self._catalog
         )
+        ends_at = math.inf if seconds is None else time.monotonic() + seconds
+        if seconds is not None and intake.rows > _MOST_EXPLAINED:
+            raise NotificationError(
+                f"the alerts name more than {_MOST_EXPLAINED} actions, all together; explain fewer"
+            )
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
             past = Past(connection, self.rules, now)
-            return [
-                one
-                for routed in intake.alerts
-                for one in self._explain_alert(connection, past, intake, routed, now)
-            ]
+            explained: list[Explained] = []
+            for routed in intake.alerts:
+                if time.monotonic() > ends_at:
+                    raise NotificationError(
+                        f"to explain these alerts takes longer than {seconds:g} s; explain fewer"
+                    )
+                explained += self._explain_alert(connection, past, intake, routed, now)
+            return explained
 
     def _explain_alert(
         self, connection: Connection, past: Past, intake: Intake, routed: Routed, now: datetime

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from receiver.errors import JournalDataError, JournalError, NotificationError
 
-_RETRY_AFTER_SECONDS = 5
+RETRY_AFTER_SECONDS = 5
 
 
 def problem(
@@ -69,4 +69,4 @@ def register(app: Flask) -> None:
 
 def unavailable(detail: str) -> Response:
     """Return a 503, which makes Alertmanager send the notification again."""
-    return problem(503, "Service Unavailable", detail, [("Retry-After", str(_RETRY_AFTER_SECONDS))])
+    return problem(503, "Service Unavailable", detail, [("Retry-After", str(RETRY_AFTER_SECONDS))])

@@ -16,14 +16,18 @@ from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
 from receiver.routing import Catalog
 from receiver.settings import Settings
-from receiver.web.bodies import check_content, read_body
+from receiver.web.bodies import (
+    SMALL_BYTES,
+    WAIT_SECONDS,
+    LargeBodies,
+    check_content,
+    read_body,
+)
 from receiver.web.problems import unavailable
-from receiver.web.slots import Slots
+from receiver.web.slots import without_slot
 
 _SOURCE = re.compile(r"[\w.:@/-]{0,128}", re.ASCII)
 _ANSWER = '{"accepted":%d,"duplicate":%d,"resolved":%d,"rejected":%d}\n'
-# What is larger takes a while to parse, in which others are not to wait: one at a time, aside.
-_SMALL_BYTES = 64 * 1024
 # About as much as an alert takes.
 _ALERT_BYTES = 500
 _log = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ class _Received:
         """Validate and route it, once; raise NotificationError when it is none."""
         if self.intake is None:
             self.notification = parse_notification(self.body)
+            self.body = b""  # It is not needed any more, and may be large.
             self.intake = self.route(self.notification)
         return self.intake
 
@@ -86,7 +91,7 @@ def create_webhook(
     settings: Settings,
     catalog: Catalog,
     record: Callable[[Work], Counts],
-    slots: Slots,
+    bodies: LargeBodies,
     is_draining: Callable[[], bool],
     recorded: Callable[[Counts, int, float], None],
 ) -> Blueprint:
@@ -95,6 +100,7 @@ def create_webhook(
     `recorded` is told what became of it, how many alerts were left out, and how long it took.
     """
     webhook = Blueprint("webhook", __name__)
+    # What is large takes a while to parse, in which others are not to wait: one at a time, aside.
     large = threading.Lock()
 
     # A trailing slash is accepted: a redirect would lose the alert.
@@ -111,16 +117,21 @@ def create_webhook(
         source = request.args.get("source", "")
         if not _SOURCE.fullmatch(source):
             raise BadRequest("source: at most 128 letters, digits and . : @ / _ - are allowed")
-        body = read_body(settings.max_body)
 
         def route(notification: Notification) -> Intake:
             return intake_of(notification, source, action, settings.action_plugin, catalog)
 
-        received = _Received(body, route, recorded, started)
-        if len(body) > _SMALL_BYTES:
-            with slots.given_back, large:
-                received.prepare()
-        counts = record(received)
+        with bodies.place(settings.max_body):
+            received = _Received(read_body(settings.max_body), route, recorded, started)
+            if len(received.body) > SMALL_BYTES:
+                with without_slot(request.environ):
+                    if not large.acquire(timeout=WAIT_SECONDS):
+                        return unavailable("large notifications are being read; send it again")
+                    try:
+                        received.prepare()
+                    finally:
+                        large.release()
+            counts = record(received)
         answer = _ANSWER % (counts.accepted, counts.duplicate, counts.resolved, counts.rejected)
         return Response(answer, 200, mimetype="application/json")
 

@@ -214,7 +214,7 @@ def unusual_alert(raw: Any) -> Alert:
     alert = Alert(
         status, labels, annotations, starts_at, ends_at, generator_url, fingerprint, values, problem
     )
-    return _bounded(alert)
+    return bounded(alert)
 
 
 def _hash_of(raw: Any) -> str:
@@ -287,7 +287,7 @@ def _parse_values(value: Any) -> dict[str, float]:
     return values
 
 
-def _bounded(alert: Alert) -> Alert:
+def bounded(alert: Alert) -> Alert:
     """Return an alert that takes at most `LARGEST_ALERT` bytes of JSON; longer texts are cut.
 
     Annotations are cut first, because labels identify what an action acts on.

@@ -6,7 +6,7 @@ plugins too: to replay what was rejected, and to explain.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,7 @@ from receiver.journal.past import Past
 from receiver.journal.reading import find_rejected
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
+from receiver.journal.tables import runs as run_rows
 from receiver.plugins import Actions, catalog_of, rules_as_far_as_loaded
 from receiver.policies import Rules, runs_alone
 from receiver.routing import Catalog, route
@@ -131,7 +132,7 @@ class Operations:
                     decision.reason,
                     call_of(alert, now, self.rules.grafana_value),
                     _what_runs(connection, decision),
-                    self._verdict(past, action, target, Asking(), None, alert, now),
+                    self._verdict(past, action, target, Asking(), None, alert.annotations, now),
                 )
             )
         return found
@@ -143,7 +144,7 @@ class Operations:
         target: str,
         asking: Asking,
         approval: str | None,
-        alert: Alert,
+        annotations: Mapping[str, str],
         now: datetime,
     ) -> str:
         """Return what a run would meet now; `asking` is about it, but for its approval."""
@@ -151,7 +152,7 @@ class Operations:
         verdict = guardrails.decide(
             asking, policy, self.rules.limits, past.history(action, target), now
         )
-        is_dry_run = self.rules.is_dry_run(action, alert.annotations)
+        is_dry_run = self.rules.is_dry_run(action, annotations)
         said = verdict.reason or "starts at once"
         if verdict.until is not None:
             said = f"{said}; until {verdict.until:%Y-%m-%d %H:%M:%S} UTC"
@@ -215,7 +216,7 @@ class Operations:
             run["target"],
             Asking(run["kind"], run["counted"], run["held_since"]),
             run["approval"],
-            Alert.from_json(run["alert"]),
+            _annotations_of(connection, run["id"]),
             now,
         )
 
@@ -239,6 +240,15 @@ class Operations:
         note(self._journal, person, "replay", f"rejected alert {rejected_id}")
         (counts,) = record(self._journal, [intake], self.rules)
         return counts
+
+
+def _annotations_of(connection: Connection, run_id: int) -> Mapping[str, str]:
+    """Return the annotations of a run's alert where one of them can decide, else none."""
+    query = sa.select(run_rows.c.alert).where(
+        run_rows.c.id == run_id, run_rows.c.alert.contains("action_dry_run", autoescape=True)
+    )
+    alert = connection.execute(query).scalar()
+    return {} if alert is None else Alert.from_json(alert).annotations
 
 
 def _what_runs(connection: Connection, decision: episodes.Decision) -> str:

@@ -188,6 +188,12 @@ def _declare_looking(api: _Api) -> None:
     def run(desk: JournalDesk, run_id: int) -> Mapping[str, Any]:
         return desk.run(run_id)
 
+    @api.get(
+        "/rejected/<int:rejected_id>", "All about one rejected alert", schemas.WholeRejectedSchema
+    )
+    def rejected_alert(desk: JournalDesk, rejected_id: int) -> Mapping[str, Any]:
+        return desk.rejected_alert(rejected_id)
+
     @api.get("/actions", "Every plugin, and what its runs do", schemas.ActionsSchema)
     def actions(desk: JournalDesk) -> Mapping[str, Any]:
         return {"actions": desk.actions()}

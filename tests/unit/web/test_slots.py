@@ -1,5 +1,6 @@
 """How many requests are worked on at a time: few, and never one less for what went wrong."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from receiver.plugins import load_actions
 from receiver.settings import load
 from receiver.web import webhook
 from receiver.web.app import create_app
-from receiver.web.slots import InTurn, Slots
+from receiver.web.slots import InTurn, LookSlots, Slots
 from tests.support.notifications import alert, notification
 
 
@@ -111,6 +112,16 @@ def test_request_that_would_wait_too_long_is_answered_busy(requests: int, second
         may_end.set()
         assert first.result(30) == [b"x"]
     assert application(dict(environ), print) == [b"x"]
+
+
+def test_threads_take_turns_sooner_while_requests_look() -> None:
+    usual = sys.getswitchinterval()
+    slots = LookSlots(2, 2, 30)
+    with slots:
+        with slots:
+            assert sys.getswitchinterval() < usual / 5
+        assert sys.getswitchinterval() < usual / 5
+    assert sys.getswitchinterval() == usual
 
 
 @pytest.fixture

@@ -1,96 +1,49 @@
-"""The version-4 notification that Alertmanager posts: parsed once, here, into frozen dataclasses.
+"""The notification that Alertmanager or Grafana posts: parsed once, here, into frozen dataclasses.
 
-https://prometheus.io/docs/alerting/latest/configuration/#webhook_config describes the body. Unknown
-keys are ignored at every level. NUL characters and lone surrogates, which no database stores, are
-replaced by U+FFFD.
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config describes the body. Grafana
+sends the same with the version "1" and more keys in each alert. Unknown keys are ignored at every
+level. NUL characters and lone surrogates, which no database stores, are replaced by U+FFFD.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from receiver.alert import Alert, parse_texts, plain_alert, unusual_alert
 from receiver.errors import NotificationError
+from receiver.fingerprint import fingerprint_of
 
-_SHOWN_ERRORS = 20
+__all__ = [
+    "Alert",
+    "AlertList",
+    "Notification",
+    "NotificationSchema",
+    "parse_notification",
+    "storable",
+]
+
+# Commas and opening brackets of a body. A value takes at most about 150 bytes of memory, so a body
+# of the largest size takes no more than twice the memory of its bytes.
+_MOST_VALUES = 1_500_000
 # As many are recorded in the time that Alertmanager waits; more would fail for ever, and keep
 # others waiting each time.
 _MOST_ALERTS = 50_000
 # Alertmanager sends each once; here they are recorded one after the other, for each may end the
 # episode before it.
 _MOST_REPEATS = 1_000
+_LONGEST_ENVELOPE_TEXT = 2_048
 # So many are counted exactly, again and again; no group has as many.
 _MOST_TRUNCATED = 1_000_000_000
-# It is part of keys that are indexed, and an index entry has a limit; real ones have 16.
-_LONGEST_FINGERPRINT = 128
-# Labels or annotations of one alert: Prometheus' users have tens.
-_MOST_TEXTS = 1_000
-# Characters of a label, annotation or URL that are kept: more is cut, for the alert itself is real.
-_LONGEST_TEXT = 16_384
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A body in which this finds nothing holds no such character: as an escape, or as raw bytes.
 _UNSTORABLE_RAW = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
-_ZERO_TIME = re.compile(r"0001-01-01[Tt]00:00:00(?:\.0{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_TIME = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
-_KEPT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One element of `alerts`: a condition at one moment, identified by `fingerprint`."""
-
-    status: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    starts_at: datetime
-    ends_at: datetime | None
-    generator_url: str
-    fingerprint: str
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether Alertmanager says that it fires no more."""
-        return self.status == "resolved"
-
-    @property
-    def name(self) -> str:
-        """The label `alertname`, empty when it is missing."""
-        return self.labels.get("alertname", "")
-
-    def to_json(self) -> str:
-        """Return the alert as it is kept in the journal, in Alertmanager's own keys."""
-        return _KEPT.encode(
-            {
-                "status": self.status,
-                "labels": self.labels,
-                "annotations": self.annotations,
-                "startsAt": self.starts_at.isoformat(),
-                "endsAt": self.ends_at.isoformat() if self.ends_at else None,
-                "generatorURL": self.generator_url,
-                "fingerprint": self.fingerprint,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> "Alert":
-        """Return the alert that `to_json` wrote."""
-        raw = json.loads(text)
-        return cls(
-            raw["status"],
-            raw["labels"],
-            raw["annotations"],
-            datetime.fromisoformat(raw["startsAt"]),
-            datetime.fromisoformat(raw["endsAt"]) if raw["endsAt"] else None,
-            raw["generatorURL"],
-            raw["fingerprint"],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +58,11 @@ class Notification:
     truncated_alerts: int
 
 
-def _parse_time(text: Any) -> datetime:
-    if not isinstance(text, str) or not _TIME.fullmatch(text):
-        raise ValueError("is not a time as in RFC 3339, such as 2026-11-22T14:04:10.807Z")
-    try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        # Year 1 with a positive offset lies before the first instant that datetime has.
-        raise ValueError("is not a time that exists") from None
-
-
-def _parse_end(text: Any) -> datetime | None:
-    """Return an endsAt; the year 1, Go's zero time, means that there is none yet."""
-    if text is None or text == "" or (isinstance(text, str) and _ZERO_TIME.fullmatch(text)):
-        return None
-    return _parse_time(text)
-
-
 class AlertList(fields.Field[tuple[Alert, ...]]):
-    """The field `alerts`.
+    """The field `alerts`. Each alert is read alone, so that a wrong one never spoils its siblings.
 
-    A fast path: one flat loop over well-formed alerts, about thirty times faster than a nested
-    schema. It only says that something is wrong; the slow path then says what and where.
+    A fast path: one flat loop over alerts as Alertmanager sends them, about thirty times faster
+    than a nested schema. `unusual_alert` reads all others, field by field.
     """
 
     def _deserialize(
@@ -137,100 +73,23 @@ class AlertList(fields.Field[tuple[Alert, ...]]):
             raise ValidationError("Not a list.")
         if len(value) > _MOST_ALERTS:
             raise ValidationError(f"More than {_MOST_ALERTS}; group them by more labels.")
-        try:
-            alerts = tuple([_alert(raw) for raw in value])
-        except (KeyError, TypeError, ValueError, AttributeError):
-            _explain(value)
+        alerts = []
+        for raw in value:
+            try:
+                alerts.append(plain_alert(raw))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                alerts.append(unusual_alert(raw))
         if len(alerts) > _MOST_REPEATS:
             repeats = Counter([one.fingerprint for one in alerts])
             if max(repeats.values()) > _MOST_REPEATS:
                 raise ValidationError(f"More than {_MOST_REPEATS} of the same fingerprint.")
-        return alerts
+        return tuple(alerts)
 
 
-def _alert(raw: dict[str, Any]) -> Alert:
-    labels, annotations = raw["labels"], raw.get("annotations")
-    fingerprint, generator_url = raw["fingerprint"], raw.get("generatorURL")
-    annotations = {} if annotations is None else annotations
-    generator_url = "" if generator_url is None else generator_url
-    status = raw["status"]
-    is_long = len(generator_url) > _LONGEST_TEXT
-    for texts in (labels, annotations):
-        if len(texts) > _MOST_TEXTS:
-            raise ValueError
-        for name, text in texts.items():
-            if text.__class__ is not str:
-                raise TypeError
-            is_long = is_long or len(text) > _LONGEST_TEXT or len(name) > _LONGEST_TEXT
-    if (
-        (status != "firing" and status != "resolved")
-        or fingerprint.__class__ is not str
-        or not 0 < len(fingerprint) <= _LONGEST_FINGERPRINT
-        or generator_url.__class__ is not str
-    ):
-        raise ValueError
-    if is_long:
-        labels = {_cut(name): _cut(text) for name, text in labels.items()}
-        annotations = {_cut(name): _cut(text) for name, text in annotations.items()}
-        generator_url = _cut(generator_url)
-    return Alert(
-        status,
-        labels,
-        annotations,
-        _parse_time(raw["startsAt"]),
-        _parse_end(raw.get("endsAt")),
-        generator_url,
-        fingerprint,
-    )
-
-
-def _cut(text: str) -> str:
-    """Return a text as it is kept, with what was left out at its end."""
-    left = len(text) - _LONGEST_TEXT
-    return f"{text[:_LONGEST_TEXT]}… (cut: {left} characters more)" if left > 0 else text
-
-
-def _explain(alerts: list[Any]) -> NoReturn:
-    """Raise ValidationError: index -> field -> messages, as a nested schema would."""
-    errors: dict[int, Any] = {}
-    for index, raw in enumerate(alerts):
-        wrong = _wrong_fields(raw)
-        if wrong:
-            errors[index] = wrong
-            if len(errors) > _SHOWN_ERRORS:
-                break
-    raise ValidationError(errors)
-
-
-def _wrong_fields(raw: Any) -> dict[str, list[str]]:
-    if not isinstance(raw, dict):
-        return {"_schema": ["Not an object."]}
-    wrong: dict[str, list[str]] = {}
-    if raw.get("status") not in ("firing", "resolved"):
-        wrong["status"] = ["Must be firing or resolved."]
-    for key in ("labels", "annotations"):
-        texts = raw.get(key)
-        if texts is None and key == "annotations":
-            continue
-        if not isinstance(texts, dict):
-            wrong[key] = ["Not an object of texts."]
-        elif not all(isinstance(text, str) for text in texts.values()):
-            wrong[key] = ["Not all values are texts."]
-        elif len(texts) > _MOST_TEXTS:
-            wrong[key] = [f"More than {_MOST_TEXTS}."]
-    for key, parse in (("startsAt", _parse_time), ("endsAt", _parse_end)):
-        try:
-            parse(raw.get(key))
-        except ValueError as error:
-            wrong[key] = [str(error)]
-    fingerprint = raw.get("fingerprint")
-    if not isinstance(fingerprint, str) or not fingerprint:
-        wrong["fingerprint"] = ["Missing or not a text."]
-    elif len(fingerprint) > _LONGEST_FINGERPRINT:
-        wrong["fingerprint"] = [f"Longer than {_LONGEST_FINGERPRINT} characters."]
-    if not isinstance(raw.get("generatorURL"), str | None):
-        wrong["generatorURL"] = ["Not a text."]
-    return wrong
+def _check_version(value: Any) -> None:
+    version = str(value) if value.__class__ is int else value
+    if version not in ("4", "1"):
+        raise ValidationError('Must be "4" (Alertmanager) or "1" (Grafana).')
 
 
 class NotificationSchema(Schema):
@@ -239,7 +98,7 @@ class NotificationSchema(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    version = fields.String(required=True, validate=validate.Equal("4"))
+    version = fields.Raw(required=True, validate=_check_version)
     receiver = fields.String(load_default="")
     status = fields.String(required=True, validate=validate.OneOf(["firing", "resolved"]))
     group_key = fields.String(load_default="", data_key="groupKey")
@@ -259,28 +118,38 @@ _SCHEMA = NotificationSchema()
 def parse_notification(body: bytes) -> Notification:
     """Return the notification in a request body.
 
-    Raises NotificationError, naming each wrong field by its path, when it is not JSON or not a
-    version-4 notification.
+    Raises NotificationError, naming each wrong field of the envelope, when it is not JSON or not a
+    notification. An alert that is wrong has a `problem`, and spoils no other.
     """
+    if len(body) > _MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise NotificationError(
+            f"the body holds more than {_MOST_VALUES} JSON values; group the alerts by more labels"
+        )
     try:
         if json.detect_encoding(body) not in ("utf-8", "utf-8-sig"):
             raise NotificationError("the body is not JSON: it is not in UTF-8")
         raw = json.loads(body)
         if _UNSTORABLE_RAW.search(body):
-            raw = _storable(raw)
+            _fill_in_fingerprints(raw)
+            _make_storable(raw)
+        if not isinstance(raw, dict):
+            raise NotificationError("the body is not a notification: not a JSON object")
+        values = _SCHEMA.load(raw)
     except RecursionError:
         raise NotificationError("the body is nested too deeply") from None
+    except ValidationError as error:
+        messages: Any = error.messages
+        raise NotificationError(
+            "the body is not a notification of Alertmanager or Grafana",
+            {field: " ".join(texts) for field, texts in messages.items()},
+        ) from None
     except ValueError as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else "cannot be decoded"
         raise NotificationError(f"the body is not JSON: {reason}") from None
-    if not isinstance(raw, dict):
-        raise NotificationError("the body is not a notification: not a JSON object")
-    try:
-        values = _SCHEMA.load(raw)
-    except ValidationError as error:
-        wrong = _paths(error.messages, "")
-        raise NotificationError("the body is not a version-4 notification", wrong) from None
     del values["version"]
+    # Each run keeps them.
+    for name in ("receiver", "group_key", "external_url"):
+        values[name] = values[name][:_LONGEST_ENVELOPE_TEXT]
     return Notification(**values)
 
 
@@ -289,28 +158,31 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _storable(raw: Any) -> Any:
-    if isinstance(raw, str):
-        return storable(raw)
+def _fill_in_fingerprints(raw: Any) -> None:
+    """Compute missing fingerprints while NUL characters still stand in the labels."""
+    alerts = raw.get("alerts") if isinstance(raw, dict) else None
+    for alert in alerts if isinstance(alerts, list) else ():
+        if isinstance(alert, dict) and alert.get("fingerprint") in (None, ""):
+            with suppress(ValueError):
+                labels = parse_texts(alert.get("labels"))
+                if any(labels.values()):
+                    whole = {_SURROGATE.sub("\ufffd", one): two for one, two in labels.items()}
+                    texts = {one: _SURROGATE.sub("\ufffd", two) for one, two in whole.items()}
+                    alert["fingerprint"] = fingerprint_of(texts)
+
+
+def _make_storable(raw: Any) -> None:
+    """Replace, in place, what no database stores; a copy would take as much memory again."""
     if isinstance(raw, list):
-        return [_storable(one) for one in raw]
-    if isinstance(raw, dict):
-        return {_storable(key): _storable(value) for key, value in raw.items()}
-    return raw
-
-
-def _paths(messages: Any, prefix: str) -> dict[str, str]:
-    """Flatten marshmallow's messages to `alerts[3].startsAt` -> text, at most `_SHOWN_ERRORS`."""
-    found: dict[str, str] = {}
-    for key, value in messages.items():
-        if isinstance(key, int):
-            path = f"{prefix}[{key}]"
-        elif key == "_schema":
-            path = prefix
-        else:
-            path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, dict):
-            found |= _paths(value, path)
-        else:
-            found[path] = " ".join(value)
-    return dict(list(found.items())[:_SHOWN_ERRORS])
+        for index, value in enumerate(raw):
+            if isinstance(value, str):
+                raw[index] = storable(value)
+            else:
+                _make_storable(value)
+    elif isinstance(raw, dict):
+        items = list(raw.items())
+        raw.clear()
+        for name, value in items:
+            if not isinstance(value, str):
+                _make_storable(value)
+            raw[storable(name)] = storable(value) if isinstance(value, str) else value

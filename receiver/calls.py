@@ -8,6 +8,7 @@ claim, and keeps it with the run; the web process never does, so it never loads 
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 UNKNOWN_METRIC = "unknown"
 
 _LONGEST_TEXT = 256
+_SHOWN_REF_IDS = 10
 _LONGEST_URL = 16_384
 _LONGEST_EXPRESSION_BYTES = 2048
 _MOST_OPERATORS = 200
@@ -86,11 +88,12 @@ class Call:
         )
 
 
-def call_of(alert: Alert, received_at: datetime) -> Call:
+def call_of(alert: Alert, received_at: datetime, grafana_value: str = "") -> Call:
     """Return the call for an alert; never raises, whatever the alert holds.
 
     The alert's own annotations come first. The expression in `generatorURL` stands in for a missing
-    `metric_name` or `threshold`, and is parsed only then.
+    `metric_name` or `threshold`, and is parsed only then. `grafana_value` is the refID of the value
+    in an alert of Grafana.
     """
     warnings: list[str] = []
     metric_name = _annotation(alert, "metric_name", warnings)
@@ -109,7 +112,7 @@ def call_of(alert: Alert, received_at: datetime) -> Call:
         warnings.append(f"threshold: no annotation gives it, and {why}; it is empty")
     return Call(
         _bounded("metric_name", metric_name, warnings),
-        _value(alert, warnings),
+        _value(alert, grafana_value, warnings),
         _bounded("threshold", threshold, warnings),
         _rule_for(alert, warnings) + _time_firing(alert, received_at, warnings),
         tuple(warnings),
@@ -135,8 +138,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
 
 
-def _value(alert: Alert, warnings: list[str]) -> float:
+def _value(alert: Alert, grafana_value: str, warnings: list[str]) -> float:
     text = _annotation(alert, "value", warnings)
+    if text is None and alert.values is not None:
+        return _grafana_value(alert.values, grafana_value, warnings)
     if text is None:
         warnings.append("annotation value: is missing; write '{{ $value }}'; the value is NaN")
     elif text in _NOT_FINITE:
@@ -150,6 +155,26 @@ def _value(alert: Alert, warnings: list[str]) -> float:
             f"annotation value: {_quoted(text)} is not a number as Prometheus prints it; "
             "write '{{ $value }}'; the value is NaN"
         )
+    return math.nan
+
+
+def _grafana_value(values: Mapping[str, float], ref_id: str, warnings: list[str]) -> float:
+    """Return the value that Grafana measured: the entry of the refID, or the only one."""
+    if ref_id in values:
+        return float(values[ref_id])
+    if len(values) == 1:
+        return float(next(iter(values.values())))
+    names = ", ".join([_quoted(name) for name in list(values)[:_SHOWN_REF_IDS]])
+    if ref_id:
+        why = f"RECEIVER_GRAFANA_VALUE is {_quoted(ref_id)}, and values has {names or 'no entry'}"
+    elif values:
+        why = f"values has {names}: set RECEIVER_GRAFANA_VALUE to one of them"
+    else:
+        why = "values is empty, as it is when one of them is not finite"
+    warnings.append(
+        f"annotation value: is missing, and {why}; write '{{{{ $values.A.Value }}}}' with the "
+        "rule's own refID; the value is NaN"
+    )
     return math.nan
 
 

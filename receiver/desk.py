@@ -172,12 +172,12 @@ class JournalDesk:
             for one in sorted(self._actions.plugins.values(), key=lambda one: one.name)
         ]
 
-    def explain(self, body: bytes, source: str = "", path_action: str = "") -> list[Row]:
-        """See Desk."""
-        notification = parse_notification(body)
-        return [
-            _explained(one) for one in self._operations.explain(notification, source, path_action)
-        ]
+    def explain(
+        self, body: bytes, source: str = "", path_action: str = "", seconds: float | None = None
+    ) -> list[Row]:
+        """See Desk. Raises NotificationError for what takes longer than `seconds`, or too much."""
+        found = self._operations.explain(parse_notification(body), source, path_action, seconds)
+        return [_explained(one) for one in found]
 
     def retry(self, run_id: int) -> str:
         """See Desk."""

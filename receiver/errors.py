@@ -33,9 +33,9 @@ class PluginError(_ProblemsError):
 
 
 class NotificationError(ReceiverError):
-    """A request body is not a version-4 notification.
+    """A request body is not a notification of Alertmanager or Grafana.
 
-    `fields` maps the path of each wrong field (`alerts[3].startsAt`) to what is wrong with it.
+    `fields` maps the name of each wrong field to what is wrong with it.
     """
 
     def __init__(self, detail: str, fields: dict[str, str] | None = None) -> None:

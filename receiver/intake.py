@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from receiver.alertmanager import Alert, Notification
 from receiver.errors import NotificationError
-from receiver.routing import Catalog, Route, route
+from receiver.routing import Catalog, Route, Suggestions, route
 
 # An alert may name many actions. More than this takes the journal longer than Alertmanager waits,
 # and all others wait as long.
 _MOST_ROWS = 100_000
+# The journal keeps an alert once for each action. What a body holds once, it may.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,26 @@ def intake_of(
 ) -> Intake:
     """Route every alert of a notification; see `routing.route` for the arguments.
 
-    Raises NotificationError when that makes more rows than can be recorded in time.
+    Raises NotificationError as soon as that makes more rows, or more bytes of them, than can be
+    recorded in time.
     """
-    intake = Intake(
-        source,
-        notification.receiver,
-        notification.external_url,
-        tuple(
-            [Routed(one, route(one, path_action, default, catalog)) for one in notification.alerts]
-        ),
-    )
-    if intake.rows > _MOST_ROWS:
-        raise NotificationError(
-            f"the alerts name more than {_MOST_ROWS} actions, all together; group them by more "
-            "labels, or let each name fewer"
-        )
-    return intake
+    suggest = Suggestions(catalog.loaded)
+    routed, rows, size = [], 0, 0
+    for alert in notification.alerts:
+        way = route(alert, path_action, default, catalog, suggest)
+        routed.append(Routed(alert, way))
+        pairs = len(way.actions) + len(way.rejections)
+        rows += pairs
+        if pairs > 1:
+            size += pairs * alert.size
+        if rows > _MOST_ROWS:
+            raise NotificationError(
+                f"the alerts name more than {_MOST_ROWS} actions, all together; group them by more "
+                "labels, or let each name fewer"
+            )
+        if size > _MOST_BYTES:
+            raise NotificationError(
+                f"the alerts take more than {_MOST_BYTES} bytes, once for each action that they "
+                "name; group them by more labels, or let each name fewer"
+            )
+    return Intake(source, notification.receiver, notification.external_url, tuple(routed))

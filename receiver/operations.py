@@ -4,7 +4,9 @@ Retry, cancel, approve, reject, pause and resume are in `journal.requests`; here
 plugins too: to replay what was rejected, and to explain.
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +18,7 @@ from receiver import clock, episodes, guardrails, identity
 from receiver.alertmanager import Alert, Notification
 from receiver.calls import Call, call_of
 from receiver.durations import format_duration
-from receiver.errors import OperationError
+from receiver.errors import NotificationError, OperationError
 from receiver.guardrails import Asking
 from receiver.intake import Counts, Intake, Routed, intake_of
 from receiver.journal import changes
@@ -27,11 +29,15 @@ from receiver.journal.past import Past
 from receiver.journal.reading import find_rejected
 from receiver.journal.requests import Person, note
 from receiver.journal.tables import episodes as episode_rows
+from receiver.journal.tables import runs as run_rows
 from receiver.plugins import Actions, catalogs_of, rules_as_far_as_loaded
 from receiver.policies import Rules, runs_alone
 from receiver.routing import Catalogs, route
 from receiver.settings import Settings
 from receiver.subject import target_of
+
+# (alert, action) pairs that are explained within a bounded time.
+_MOST_EXPLAINED = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,35 @@ class Operations:
         return self._catalogs.all_actions.knows(action)
 
     def explain(
-        self, notification: Notification, source: str = "", path_action: str = ""
+        self,
+        notification: Notification,
+        source: str = "",
+        path_action: str = "",
+        seconds: float | None = None,
     ) -> list[Explained]:
-        """Return what a notification would lead to now; nothing is run or stored."""
+        """Return what a notification would lead to now; nothing is run or stored.
+
+        Raises NotificationError where that takes longer than `seconds`, or has too many rows for
+        that; None: however long it takes.
+        """
         catalog = self._catalogs.for_source(source)
         intake = intake_of(notification, source, path_action, self._settings.action_plugin, catalog)
+        ends_at = math.inf if seconds is None else time.monotonic() + seconds
+        if seconds is not None and intake.rows > _MOST_EXPLAINED:
+            raise NotificationError(
+                f"the alerts name more than {_MOST_EXPLAINED} actions, all together; explain fewer"
+            )
         with self._journal.reading() as connection:
             now = self._journal.now(connection)
             past = Past(connection, self.rules, now)
-            return [
-                one
-                for routed in intake.alerts
-                for one in self._explain_alert(connection, past, intake, routed, now)
-            ]
+            explained: list[Explained] = []
+            for routed in intake.alerts:
+                if time.monotonic() > ends_at:
+                    raise NotificationError(
+                        f"to explain these alerts takes longer than {seconds:g} s; explain fewer"
+                    )
+                explained += self._explain_alert(connection, past, intake, routed, now)
+            return explained
 
     def _explain_alert(
         self, connection: Connection, past: Past, intake: Intake, routed: Routed, now: datetime
@@ -107,9 +129,9 @@ class Operations:
                     action,
                     decision.kind,
                     decision.reason,
-                    call_of(alert, now),
+                    call_of(alert, now, self.rules.grafana_value),
                     _what_runs(connection, decision),
-                    self._verdict(past, action, target, Asking(), None, alert, now),
+                    self._verdict(past, action, target, Asking(), None, alert.annotations, now),
                 )
             )
         return found
@@ -121,7 +143,7 @@ class Operations:
         target: str,
         asking: Asking,
         approval: str | None,
-        alert: Alert,
+        annotations: Mapping[str, str],
         now: datetime,
     ) -> str:
         """Return what a run would meet now; `asking` is about it, but for its approval."""
@@ -129,7 +151,7 @@ class Operations:
         verdict = guardrails.decide(
             asking, policy, self.rules.limits, past.history(action, target), now
         )
-        is_dry_run = self.rules.is_dry_run(action, alert.annotations)
+        is_dry_run = self.rules.is_dry_run(action, annotations)
         said = verdict.reason or "starts at once"
         if verdict.until is not None:
             said = f"{said}; until {verdict.until:%Y-%m-%d %H:%M:%S} UTC"
@@ -193,7 +215,7 @@ class Operations:
             run["target"],
             Asking(run["kind"], run["counted"], run["held_since"]),
             run["approval"],
-            Alert.from_json(run["alert"]),
+            _annotations_of(connection, run["id"]),
             now,
         )
 
@@ -218,6 +240,15 @@ class Operations:
         note(self._journal, person, "replay", f"rejected alert {rejected_id}")
         (counts,) = record(self._journal, [intake], self.rules)
         return counts
+
+
+def _annotations_of(connection: Connection, run_id: int) -> Mapping[str, str]:
+    """Return the annotations of a run's alert where one of them can decide, else none."""
+    query = sa.select(run_rows.c.alert).where(
+        run_rows.c.id == run_id, run_rows.c.alert.contains("action_dry_run", autoescape=True)
+    )
+    alert = connection.execute(query).scalar()
+    return {} if alert is None else Alert.from_json(alert).annotations
 
 
 def _what_runs(connection: Connection, decision: identity.Decision) -> str:

@@ -344,6 +344,7 @@ def rules_as_far_as_loaded(settings: Settings, actions: Actions) -> Rules:
         ),
         limits=settings.limits,
         dry_run=settings.dry_run,
+        grafana_value=settings.grafana_value,
     )
 
 

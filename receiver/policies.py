@@ -379,6 +379,7 @@ class Rules:
     resolved_hooks: frozenset[str] = frozenset()
     limits: Limits = Limits()
     dry_run: bool = False
+    grafana_value: str = ""
 
     def is_dry_run(self, action: str, annotations: Mapping[str, str]) -> bool:
         """Whether a run must only say what it would do: globally, its action, or its alert."""

@@ -1,6 +1,6 @@
 """Which actions an alert is for, or why it is for none. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from receiver.alertmanager import Alert
@@ -10,6 +10,8 @@ from receiver.declarations import nearest
 _TEMPLATE_ERROR = "<error expanding template"
 _LONGEST_NAME = 200
 _MOST_NAMES = 20
+#: The rule of an alert that no action can run for, whatever it names.
+UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,40 @@ class Route:
     rule: str
 
 
-def route(alert: Alert, path_action: str, default: tuple[str, ...], catalog: Catalog) -> Route:
+class Suggestions:
+    """Which loaded action is close to an unknown name; for the first of many names only.
+
+    To compare names takes long, and one notification may hold a hundred thousand unknown ones.
+    """
+
+    def __init__(self, loaded: Iterable[str], most: int = 100) -> None:
+        """Compare with the names in `loaded`, for at most so many names."""
+        self._loaded = loaded
+        self._left = most
+        self._known: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        """Return ` (did you mean …?)` when a loaded action is close, else an empty string."""
+        if name in self._known or self._left == 0:
+            return self._known.get(name, "")
+        self._left -= 1
+        return self._known.setdefault(name, nearest(name, self._loaded))
+
+
+def route(
+    alert: Alert,
+    path_action: str,
+    default: tuple[str, ...],
+    catalog: Catalog,
+    suggest: Callable[[str], str] | None = None,
+) -> Route:
     """Choose by the first that answers: path, label, annotation `action_plugin`, ACTION_PLUGIN.
 
-    `path_action` is empty for `POST /webhook`. One name that cannot run spoils no other.
+    `path_action` is empty for `POST /webhook`. One name that cannot run spoils no other. An alert
+    with a `problem` goes nowhere. `suggest` returns what follows a name that is not known.
     """
+    if alert.problem:
+        return Route((), (Rejection("", alert.problem),), UNUSABLE)
     names: tuple[str, ...]
     if path_action:
         names, rule = (path_action,), "path"
@@ -84,7 +115,11 @@ def route(alert: Alert, path_action: str, default: tuple[str, ...], catalog: Cat
     unique = dict.fromkeys(names)
     return Route(
         tuple(name for name in unique if name in catalog.loaded),
-        tuple(_rejection(name, rule, catalog) for name in unique if name not in catalog.loaded),
+        tuple(
+            _rejection(name, rule, catalog, suggest or Suggestions(catalog.loaded))
+            for name in unique
+            if name not in catalog.loaded
+        ),
         rule,
     )
 
@@ -100,13 +135,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _rejection(name: str, rule: str, catalog: Catalog) -> Rejection:
+def _rejection(name: str, rule: str, catalog: Catalog, suggest: Callable[[str], str]) -> Rejection:
     shown = name[:_LONGEST_NAME]
-    close = nearest(shown, catalog.loaded)
     if name.startswith(_TEMPLATE_ERROR):
         reason = f"{rule}: a template failed where the action's name should be; mend the rule"
     elif name in catalog.not_loaded:
         reason = catalog.not_loaded[name]
     else:
-        reason = f"{rule}: there is no action {shown!r}{close}"
+        reason = f"{rule}: there is no action {shown!r}{suggest(shown)}"
     return Rejection(shown, reason)

@@ -4,6 +4,7 @@ What stands for a row of the journal is made from its table, so that no column i
 """
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from receiver.declarations import TYPES
 from receiver.desk import KINDS, OUTCOMES, STATES
 from receiver.journal import tables
+from receiver.journal.reading import LARGE
 from receiver.journal.tables import Instant
 
 MOST = 1000
@@ -85,9 +87,13 @@ def _field_of(column: sa.Column[Any]) -> fields.Field[Any]:
     return fields.String(**more)
 
 
-def _row(name: str, table: sa.Table, **more: fields.Field[Any]) -> type[Schema]:
+def _row(
+    name: str, table: sa.Table, without: Sequence[str] = (), **more: fields.Field[Any]
+) -> type[Schema]:
     """Return the schema of a table's rows, and more."""
-    columns: dict[str, fields.Field[Any]] = {one.name: _field_of(one) for one in table.columns}
+    columns: dict[str, fields.Field[Any]] = {
+        one.name: _field_of(one) for one in table.columns if one.name not in without
+    }
     return _Answer.from_dict({**columns, **more}, name=name)
 
 
@@ -100,8 +106,9 @@ AttemptSchema = _row("Attempt", tables.attempts)
 AuditSchema = _row("Audit", tables.audit)
 EpisodeSchema = _row("Episode", tables.episodes)
 HoldSchema = _row("Hold", tables.holds)
-RejectedSchema = _row("Rejected", tables.rejected)
-RunSchema = _row("Run", tables.runs, why=_why())
+RejectedSchema = _row("Rejected", tables.rejected, LARGE)
+RunSchema = _row("Run", tables.runs, LARGE, why=_why())
+WholeRejectedSchema = _row("WholeRejected", tables.rejected)
 WholeRunSchema = _row(
     "WholeRun",
     tables.runs,

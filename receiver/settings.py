@@ -163,6 +163,12 @@ class Settings:
         "0s",
         "a firing alert whose startsAt is later by no more than this continues its open episode",
     )
+    grafana_value: str = setting(
+        "RECEIVER_GRAFANA_VALUE",
+        "text",
+        "",
+        "the refID of Grafana's query that is the `value`, where no annotation gives it",
+    )
     dry_run: bool = setting(
         "RECEIVER_DRY_RUN", "boolean", "false", "no action acts; each only says what it would do"
     )

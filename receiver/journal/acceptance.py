@@ -23,7 +23,9 @@ from receiver.journal import changes, tables
 from receiver.journal.dialects import DIALECTS, Key
 from receiver.journal.journal import Journal
 from receiver.journal.prepared import Prepared
+from receiver.journal.rejections import set_missing_starts
 from receiver.policies import Rules
+from receiver.routing import UNUSABLE
 from receiver.subject import target_of
 
 # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999. Each has its statement.
@@ -316,7 +318,7 @@ def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now
             "rule": routed.route.rule,
             "starts_at": routed.alert.starts_at,
             "alert_name": routed.alert.name[:_LONGEST_INDEXED],
-            "alert": routed.alert.to_json(),
+            "alert": text,
             "receiver": intake.receiver,
             "external_url": intake.external_url,
             "reason": rejection.reason,
@@ -325,9 +327,11 @@ def _write_rejections(journal: Journal, connection: Connection, wave: _Wave, now
             "seen_at": now,
         }
         for intake, _, routed in wave.alerts
-        if not routed.alert.is_resolved
+        if not routed.alert.is_resolved and routed.route.rejections
+        for text in [routed.alert.to_json()]
         for rejection in routed.route.rejections
     ]
+    set_missing_starts(connection, refused, now)
     still_refused = {(one["source"], one["fingerprint"], one["name"]) for one in refused}
     statements = _statements(journal.engine.dialect)
     if statements.has_open_rejected.fetch(connection, {}) == [[True]]:
@@ -366,7 +370,9 @@ def _is_taken_up(name: str, rule: str, routed: Routed) -> bool:
     A notification by another route says nothing about it: one that names its action by the path,
     about what alerts name, and the other way round.
     """
-    return name in routed.route.actions or "path" not in (rule, routed.route.rule)
+    return (
+        name in routed.route.actions or rule == UNUSABLE or "path" not in (rule, routed.route.rule)
+    )
 
 
 def _write_routes(

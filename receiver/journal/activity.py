@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from receiver.clock import latest_past
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
-from receiver.journal.reading import Row
+from receiver.journal.reading import LISTED, Row
 from receiver.journal.tables import AT_ONCE, rejected, runs
 
 HOURS = 24
@@ -79,7 +79,7 @@ def _is_in(state: str) -> sa.ColumnElement[bool]:
 
 
 def _first_in(connection: Connection, state: str, most: int) -> list[Row]:
-    query = sa.select(runs).where(_is_in(state)).order_by(runs.c.due_at, runs.c.id).limit(most)
+    query = sa.select(*LISTED).where(_is_in(state)).order_by(runs.c.due_at, runs.c.id).limit(most)
     return [dict(found) for found in connection.execute(query).mappings()]
 
 

@@ -115,7 +115,7 @@ def claim_in(
             moved.append((run.id, verdict))
             _move(journal, connection, run, verdict, rules, now)
     if claimed:
-        _mark_claimed(connection, owner, claimed, now)
+        _mark_claimed(connection, owner, claimed, rules, now)
     # What was claimed keeps its target busy: the next look sees past others of that target.
     may_go_on = 0 < len(claimed) < slots and not claimed[-1].runs_alone
     is_cut = may_go_on and bool(_with_room(due.cut, rules, past))
@@ -186,12 +186,16 @@ _BEGIN_NAMES = (
 
 
 def _mark_claimed(
-    connection: Connection, owner: str, claimed: Sequence[ClaimedRun], now: datetime
+    connection: Connection,
+    owner: str,
+    claimed: Sequence[ClaimedRun],
+    rules: Rules,
+    now: datetime,
 ) -> None:
     """Mark runs as running, with their arguments, which are worked out at the first claim."""
     # The one place that parses an expression; never in the web process.
     for run in claimed:
-        run.call = run.call or _call(run)
+        run.call = run.call or _call(run, rules.grafana_value)
     prepared(_MARK_CLAIMED, connection.dialect).execute(
         connection,
         [
@@ -227,8 +231,8 @@ def _mark_claimed(
     )
 
 
-def _call(run: ClaimedRun) -> str:
-    return call_of(Alert.from_json(run.alert), run.received_at).to_json()
+def _call(run: ClaimedRun, grafana_value: str) -> str:
+    return call_of(Alert.from_json(run.alert), run.received_at, grafana_value).to_json()
 
 
 def cancel_requests(journal: Journal, owner: str) -> dict[int, str]:

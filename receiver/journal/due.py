@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from receiver.alertmanager import Alert
+from receiver.alert import LARGEST_ALERT, Alert, bounded
 from receiver.clock import latest_past, past
 from receiver.journal.journal import Journal
 from receiver.journal.past import ALL_ACTIONS
@@ -79,8 +79,12 @@ class ClaimedRun(Packed):
 _MOST_ASKED = 100
 # A row with the columns of `_CLAIMED` as attributes.
 Row = Any
+# An alert that an older version stored may be far larger: it is read alone, once it is its turn.
+_ALERT = sa.case((sa.func.length(runs.c.alert) <= LARGEST_ALERT, runs.c.alert)).label("alert")
+# Of the alerts of one look.
+_MOST_BYTES = 16 * 1024 * 1024
 _CLAIMED = [
-    runs.c[name]
+    _ALERT if name == "alert" else runs.c[name]
     for name in (
         "id", "source", "fingerprint", "action", "starts_at", "kind", "ordinal", "target",
         "alert_name", "alert", "receiver", "external_url", "traceparent", "received_at",
@@ -111,8 +115,10 @@ class Due:
         """Return the due runs of some actions, in turn.
 
         Of each action, at most so many that are due at once, and as many that waited for a time.
+        No more actions are asked for once the alerts take too many bytes.
         """
         found: list[Row] = []
+        size = 0
         at_once = actions = frozenset(actions)
         if not actions:
             return found
@@ -121,11 +127,14 @@ class Due:
             at_once = frozenset(self._connection.execute(_actions_untimed(actions)).scalars())
         for action in sorted(actions):
             for query, waiting in ((_TIMED, timed), (_UNTIMED, at_once)):
-                if action in waiting:
+                if action in waiting and size > _MOST_BYTES:
+                    self.cut.add(action)
+                elif action in waiting:
                     some = self._find(query, action, most)
                     if len(some) == most:
                         self.cut.add(action)
                     found += some
+                    size += sum([len(row.alert or "") for row in some])
         return sorted(found, key=self._turn)
 
     def _find(self, query: sa.Select[Any], action: str, most: int) -> Sequence[Row]:
@@ -150,14 +159,21 @@ class Due:
         rules = self._rules
         values = dict(row._mapping)
         values["call"] = row.call or ""
+        if row.alert is None:
+            values["alert"] = self._large_alert(row.id)
         values["held_since"] = past(row.held_since, self._now)
         since = running_since(values.pop("started_at"), values.pop("retried_at"), self._now)
         values["running_since"] = since or self._now
         dry = rules.policy(row.action).dry_run or rules.dry_run
-        if not dry and "action_dry_run" in row.alert:
-            dry = rules.is_dry_run(row.action, Alert.from_json(row.alert).annotations)
+        if not dry and "action_dry_run" in values["alert"]:
+            dry = rules.is_dry_run(row.action, Alert.from_json(values["alert"]).annotations)
         made, counted = values.pop("attempts"), values.pop("counted")
         return ClaimedRun(**values, attempt=made + 1, is_dry_run=dry, was_counted=counted)
+
+    def _large_alert(self, run_id: int) -> str:
+        query = sa.select(runs.c.alert).where(runs.c.id == run_id)
+        text: str = self._connection.execute(query).scalar_one()
+        return bounded(Alert.from_json(text)).to_json()
 
 
 def judge_anew(

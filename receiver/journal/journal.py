@@ -1,5 +1,6 @@
 """The journal: the one way to the database, opened once per process and shared by its threads."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from receiver.journal import migrate
 from receiver.journal.dialects import check_url, dialect_of, reading
 from receiver.journal.migrate import Migrations
 from receiver.journal.tables import probe
+
+# A pool has eight connections: however much is read, notifications can be written.
+_READERS = 4
+_READER_WAIT_SECONDS = 5.0
 
 
 class Journal:
@@ -49,6 +54,7 @@ class Journal:
         self.shared_directory = self.dialect.shared_directory(parsed)
         self.shown_url = parsed.render_as_string(hide_password=True)
         self._clock = clock
+        self._readers = threading.BoundedSemaphore(_READERS)
         self.engine = self.dialect.create_engine(parsed)
         try:
             with self._translated():
@@ -81,9 +87,17 @@ class Journal:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent look, which waits for nobody."""
-        with self._translated(), reading(self.engine) as connection:
-            yield connection
+        """One consistent look, which waits for no write; few at a time, as there are connections.
+
+        A thread opens no second one inside it.
+        """
+        if not self._readers.acquire(timeout=_READER_WAIT_SECONDS):
+            raise JournalUnavailableError("the journal is busy: others are reading")
+        try:
+            with self._translated(), reading(self.engine) as connection:
+                yield connection
+        finally:
+            self._readers.release()
 
     def check_writable(self) -> None:
         """Raise JournalUnavailableError unless a write would succeed now."""

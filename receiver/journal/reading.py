@@ -1,7 +1,7 @@
 """Answers questions about the journal; changes nothing, and waits for nobody."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,10 @@ from receiver.journal.tables import (
 )
 
 Row = dict[str, Any]
+# Up to 64 KiB each, of up to a thousand rows: `find_run` and `find_rejected` return them.
+LARGE = ("alert", "result", "saved_state")
+LISTED = [column for column in runs.columns if column.name not in LARGE]
+_LISTED_REJECTED = [column for column in rejected.columns if column.name not in LARGE]
 _CURSOR = re.compile(r"\d{1,18}(\.\d{1,18})*", re.ASCII)
 
 
@@ -45,15 +49,11 @@ def page_of_runs(
     until: datetime | None = None,
     **equal: object,
 ) -> Page:
-    """Return runs, the newest first, created from `since` on and before `until`.
+    """Return runs without what is large, the newest first, created from `since` on, not `until`.
 
     `equal` names columns and the values they must have. Raises CursorError for no cursor of theirs.
     """
-    query = sa.select(runs)
-    for column, value in equal.items():
-        query = query.where(
-            runs.c[column] == (storable(value) if isinstance(value, str) else value)
-        )
+    query = _with_values(sa.select(*LISTED), equal)
     if since is not None:
         query = query.where(runs.c.created_at >= since)
     if until is not None:
@@ -68,14 +68,23 @@ def page_of_episodes(journal: Journal, limit: int = 100, cursor: str = "") -> Pa
 
 
 def page_of_rejected(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
-    """Return rejected alerts, the last seen first."""
+    """Return rejected alerts without the alerts themselves, the last seen first."""
     order = [rejected.c.seen_at, rejected.c.id]
-    return _page(journal, sa.select(rejected), order, limit, cursor)
+    return _page(journal, sa.select(*_LISTED_REJECTED), order, limit, cursor)
 
 
 def page_of_audit(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
     """Return what people asked for, the latest first."""
     return _page(journal, sa.select(audit), [audit.c.id], limit, cursor)
+
+
+def _with_values(query: sa.Select[Any], equal: Mapping[str, object]) -> sa.Select[Any]:
+    """Return the query for runs whose columns have these values."""
+    for column, value in equal.items():
+        query = query.where(
+            runs.c[column] == (storable(value) if isinstance(value, str) else value)
+        )
+    return query
 
 
 _BRIEF = [
@@ -88,8 +97,9 @@ _BRIEF = [
 
 
 def list_runs(journal: Journal, limit: int = 100, **equal: object) -> list[Row]:
-    """Return runs, the newest first; `equal` names columns and the values they must have."""
-    return page_of_runs(journal, limit, **equal).rows  # type: ignore[arg-type]
+    """Return whole runs, the newest first; `equal` names columns and the values they must have."""
+    query = _with_values(sa.select(runs), equal).order_by(runs.c.id.desc()).limit(limit)
+    return _rows(journal, query)
 
 
 def attempts_of(journal: Journal, run_id: int) -> list[Row]:
@@ -104,8 +114,9 @@ def list_episodes(journal: Journal, limit: int = 100) -> list[Row]:
 
 
 def list_rejected(journal: Journal, limit: int = 100) -> list[Row]:
-    """Return rejected alerts, the last seen first."""
-    return page_of_rejected(journal, limit).rows
+    """Return whole rejected alerts, the last seen first."""
+    order = (rejected.c.seen_at.desc(), rejected.c.id.desc())
+    return _rows(journal, sa.select(rejected).order_by(*order).limit(limit))
 
 
 def count_runs(journal: Journal) -> dict[tuple[str, str | None], int]:

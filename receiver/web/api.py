@@ -4,6 +4,7 @@ Each endpoint is declared once, for Flask and for the OpenAPI document.
 """
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,13 +23,16 @@ from receiver.errors import (
 )
 from receiver.journal.requests import Person
 from receiver.web.auth import Access, Scope
-from receiver.web.bodies import check_content, read_body
+from receiver.web.bodies import WAIT_SECONDS, LargeBodies, check_content, read_body
 from receiver.web.browsers import protect
 from receiver.web.openapi import Endpoint, document
 from receiver.web.problems import problem, unavailable
+from receiver.web.slots import without_slot
 
 PREFIX = "/api/v1"
 _LONGEST_BODY = 64 * 1024
+_LONGEST_EXPLAINED = 1024 * 1024
+_EXPLAIN_SECONDS = 5.0
 View = Callable[..., Any]
 
 
@@ -93,8 +97,12 @@ class _Api:
     def _desk(self) -> JournalDesk:
         return self._desk_of(Person(g.caller.name, f"api from {request.remote_addr}"))
 
-    def declare_explain(self, longest: int) -> None:
-        """Declare the one endpoint whose body is Alertmanager's."""
+    def declare_explain(self) -> None:
+        """Declare the one endpoint whose body is Alertmanager's.
+
+        It explains one notification at a time, of a bounded size, for a bounded time: a request
+        that only reads must not delay notifications.
+        """
         endpoint = Endpoint(
             "post",
             "/explain",
@@ -105,12 +113,24 @@ class _Api:
         )
         self.endpoints.append(endpoint)
         answer, query = endpoint.answer(), schemas.ExplainQuery()
+        bodies, turn = LargeBodies(4 * _LONGEST_EXPLAINED), threading.Lock()
 
         def explain() -> Response:
             said = query.load(_once(request.args.lists()))
             check_content()
-            found = self._desk().explain(read_body(longest), said["source"], said["action"])
-            return _json(answer.dump({"explained": found}))
+            with bodies.place(_LONGEST_EXPLAINED):
+                body = _read_body(_LONGEST_EXPLAINED)
+                with without_slot(request.environ):
+                    has_turn = turn.acquire(timeout=WAIT_SECONDS)
+                if not has_turn:
+                    return unavailable("other notifications are being explained; try again")
+                try:
+                    found = self._desk().explain(
+                        body, said["source"], said["action"], _EXPLAIN_SECONDS
+                    )
+                    return _json(answer.dump({"explained": found}))
+                finally:
+                    turn.release()
 
         # It is a POST for its body's sake: it changes nothing, and so reading is enough.
         self._blueprints[Scope.READ].add_url_rule(
@@ -118,12 +138,12 @@ class _Api:
         )
 
 
-def create_api(desk_of: DeskOf, access: Access, longest_notification: int) -> list[Blueprint]:
+def create_api(desk_of: DeskOf, access: Access) -> list[Blueprint]:
     """Return the blueprints; `desk_of` opens the desk of whoever asks."""
     api = _Api(desk_of, access)
     _declare_looking(api)
     _declare_acting(api)
-    api.declare_explain(longest_notification)
+    api.declare_explain()
     written = json.dumps(document(PREFIX, api.endpoints))
 
     @api.blueprints[0].get("/openapi.json")
@@ -167,6 +187,12 @@ def _declare_looking(api: _Api) -> None:
     @api.get("/runs/<int:run_id>", "All about one run", schemas.WholeRunSchema)
     def run(desk: JournalDesk, run_id: int) -> Mapping[str, Any]:
         return desk.run(run_id)
+
+    @api.get(
+        "/rejected/<int:rejected_id>", "All about one rejected alert", schemas.WholeRejectedSchema
+    )
+    def rejected_alert(desk: JournalDesk, rejected_id: int) -> Mapping[str, Any]:
+        return desk.rejected_alert(rejected_id)
 
     @api.get("/actions", "Every plugin, and what its runs do", schemas.ActionsSchema)
     def actions(desk: JournalDesk) -> Mapping[str, Any]:
@@ -226,12 +252,15 @@ def _once(lists: Any) -> dict[str, str]:
     return found
 
 
-def _json_body() -> Any:
+def _read_body(longest: int) -> bytes:
     try:
-        body = read_body(_LONGEST_BODY)
+        return read_body(longest)
     except RequestEntityTooLarge:
-        said = f"the body is larger than {_LONGEST_BODY} bytes"
-        raise RequestEntityTooLarge(said) from None
+        raise RequestEntityTooLarge(f"the body is larger than {longest} bytes") from None
+
+
+def _json_body() -> Any:
+    body = _read_body(_LONGEST_BODY)
     if not body:
         return {}
     check_content()

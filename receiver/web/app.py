@@ -1,7 +1,9 @@
 """The Flask application: wiring only."""
 
 import threading
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from flask import Flask
 
@@ -20,16 +22,22 @@ from receiver.web import pages, problems
 from receiver.web.api import create_api
 from receiver.web.auth import Access, Scope
 from receiver.web.binding import check_bind
+from receiver.web.bodies import WAIT_SECONDS, LargeBodies
+from receiver.web.connections import REQUEST_THREADS
 from receiver.web.forms import create_forms, create_login
-from receiver.web.health import HEALTHY, create_health
+from receiver.web.health import HEALTHY, READY, create_health
 from receiver.web.metrics import count_answers, create_metrics
 from receiver.web.refusals import RefusalLog, log_refusals
-from receiver.web.slots import NOTIFICATIONS, InTurn, Slots
+from receiver.web.slots import NOTIFICATIONS, InTurn, LookSlots, Slots
 from receiver.web.tracing import trace_recording, trace_requests
 from receiver.web.webhook import create_webhook, is_webhook
 
 # Alertmanager gives up after ten seconds, and its peers start sending after fewer.
 _ANSWER_WITHIN_SECONDS = 8.0
+# Requests that are under way or wait, without notifications.
+_OTHERS = 64
+# Large notifications that are under way take no more than this, or than the largest one.
+_LARGE_BYTES = 32 * 1024 * 1024
 
 
 class Drain:
@@ -68,18 +76,23 @@ def create_app(
         counts.committed(notifications)
 
     writer = Writer(journal, rules, after_commit)
-    slots = Slots(NOTIFICATIONS)
+    slots = Slots(NOTIFICATIONS, REQUEST_THREADS, _ANSWER_WITHIN_SECONDS)
 
     def record(work: Work) -> Counts:
         with slots.given_back:
             return writer.record(work, _ANSWER_WITHIN_SECONDS)
 
     tracing = tracing or Tracing()
-    others = Slots(settings.web_threads)
+    # However many there are, most threads stay free for notifications.
+    others = LookSlots(settings.web_threads, max(_OTHERS, settings.web_threads), WAIT_SECONDS)
 
     def slots_of(path: str) -> Slots | None:
-        # A journal that makes all others wait is no reason to restart the process.
-        return slots if is_webhook(path) else None if path == HEALTHY else others
+        # Probes wait for nobody: a receiver that is only busy must not be restarted.
+        return slots if is_webhook(path) else None if path in (HEALTHY, READY) else others
+
+    def busy(environ: Any, start_response: Any) -> Iterable[bytes]:
+        answer = problems.unavailable("too many requests are under way; send it again")
+        return answer(environ, start_response)
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
@@ -89,13 +102,13 @@ def create_app(
     count_answers(app, counts)
     log_refusals(app, refusals or RefusalLog())
     access = Access(settings)
-    app.wsgi_app = InTurn(app.wsgi_app, slots_of)  # type: ignore[method-assign]
+    app.wsgi_app = InTurn(app.wsgi_app, slots_of, busy)  # type: ignore[method-assign]
     webhook = create_webhook(
         settings,
         catalogs_of(settings, actions),
         access.source_of,
         trace_recording(record) if tracing.is_on else record,
-        slots,
+        LargeBodies(max(settings.max_body, _LARGE_BYTES)),
         drain.has_begun,
         counts.recorded,
         counts.found_replicas,
@@ -108,7 +121,7 @@ def create_app(
     desk_of = partial(JournalDesk, journal, Operations(settings, actions, journal), actions)
     pages.prepare(app)
     for one in (
-        *create_api(desk_of, access, settings.max_body),
+        *create_api(desk_of, access),
         pages.create_pages(settings, actions, desk_of, access),
         create_forms(desk_of, access),
         create_login(access),

@@ -11,7 +11,10 @@ from receiver.journal.journal import Journal
 from receiver.web.problems import unavailable
 
 HEALTHY = "/-/healthy"
+READY = "/-/ready"
 _KEPT_SECONDS = 1.0
+# A probe gives up after a few seconds.
+_WAIT_SECONDS = 3.0
 
 
 def create_health(journal: Journal, is_draining: Callable[[], bool]) -> Blueprint:
@@ -25,12 +28,14 @@ def create_health(journal: Journal, is_draining: Callable[[], bool]) -> Blueprin
     def healthy() -> Response:
         return Response("healthy\n", mimetype="text/plain")
 
-    @health.get("/-/ready")
+    @health.get(READY)
     def ready() -> Response:
         nonlocal checked_at, failure
         if is_draining():
             return unavailable("not ready: the receiver is stopping")
-        with lock:
+        if not lock.acquire(timeout=_WAIT_SECONDS):
+            return unavailable("not ready: the journal does not answer")
+        try:
             if time.monotonic() - checked_at > _KEPT_SECONDS:
                 try:
                     journal.check_writable()
@@ -40,6 +45,8 @@ def create_health(journal: Journal, is_draining: Callable[[], bool]) -> Blueprin
                 checked_at = time.monotonic()
             if failure is not None:
                 return unavailable(f"not ready: {failure}")
+        finally:
+            lock.release()
         return Response("ready\n", mimetype="text/plain")
 
     return health

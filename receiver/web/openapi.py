@@ -29,7 +29,7 @@ _ACTING = {
 }
 _NOTIFICATION = {
     "type": "object",
-    "description": "a version-4 notification, as Alertmanager posts it",
+    "description": "a notification, as Alertmanager or Grafana posts it",
     "required": ["version", "status", "alerts"],
     "properties": {
         "version": {"type": "string", "enum": ["4"]},

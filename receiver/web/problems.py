@@ -16,7 +16,7 @@ from receiver.errors import JournalDataError, JournalError, NotificationError
 from receiver.web.refusals import RefusedResponse
 from receiver.web.wrong_paths import describe_wrong_path
 
-_RETRY_AFTER_SECONDS = 5
+RETRY_AFTER_SECONDS = 5
 
 
 class QueryError(BadRequest):
@@ -100,5 +100,5 @@ def register(app: Flask, describe_path: Callable[[str, str], str] = describe_wro
 
 def unavailable(detail: str, cause: str = "") -> Response:
     """Return a 503, which makes Alertmanager send the notification again."""
-    headers = [("Retry-After", str(_RETRY_AFTER_SECONDS))]
+    headers = [("Retry-After", str(RETRY_AFTER_SECONDS))]
     return problem(503, "Service Unavailable", detail, headers, cause=cause)

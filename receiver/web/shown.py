@@ -148,11 +148,6 @@ def effect(run: Row) -> str:
     return str(run["effect"])
 
 
-def labels(found: Mapping[str, str]) -> str:
-    """Return labels in one line, without the one that is the alert's name."""
-    return ", ".join(f"{name}={value}" for name, value in found.items() if name != "alertname")
-
-
 def total(hours: Mapping[int, Mapping[str, int]]) -> int:
     """Return how many there are in all hours, of all outcomes."""
     return sum(sum(outcomes.values()) for outcomes in hours.values())
@@ -191,6 +186,6 @@ def history(run: Row) -> Sequence[tuple[datetime, str, str]]:
 
 FILTERS = {
     "ago": ago, "arguments": arguments, "as_json": as_json, "badge": badge, "chart": draw,
-    "effect": effect, "history": history, "labels": labels, "link": link, "moment": moment,
+    "effect": effect, "history": history, "link": link, "moment": moment,
     "precise": precise, "seconds": seconds, "short": short, "total": total,
 }  # fmt: skip

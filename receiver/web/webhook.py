@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
-from receiver.alertmanager import Notification, parse_notification
+from receiver.alertmanager import Alert, Notification, parse_notification
 from receiver.declarations import nearest
 from receiver.intake import Counts, Intake, intake_of
 from receiver.journal.writer import Work
@@ -17,14 +17,18 @@ from receiver.replicas import ReplicaWatch
 from receiver.routing import Catalogs
 from receiver.settings import Settings
 from receiver.sources import NAME_RULE, is_source_name
-from receiver.web.bodies import check_content, read_body
+from receiver.web.bodies import (
+    SMALL_BYTES,
+    WAIT_SECONDS,
+    LargeBodies,
+    check_content,
+    read_body,
+)
 from receiver.web.problems import QueryError, unavailable
-from receiver.web.slots import Slots
+from receiver.web.slots import without_slot
 
 _SHOWN_PARAMETERS = 5
 _ANSWER = '{"accepted":%d,"duplicate":%d,"resolved":%d,"rejected":%d}\n'
-# What is larger takes a while to parse, in which others are not to wait: one at a time, aside.
-_SMALL_BYTES = 64 * 1024
 # About as much as an alert takes.
 _ALERT_BYTES = 500
 _log = logging.getLogger(__name__)
@@ -56,6 +60,7 @@ class _Received:
         """Validate and route it, once; raise NotificationError when it is none."""
         if self.intake is None:
             self.notification = parse_notification(self.body)
+            self.body = b""  # It is not needed any more, and may be large.
             self.intake = self.route(self.notification)
         return self.intake
 
@@ -90,7 +95,7 @@ def create_webhook(
     catalogs: Catalogs,
     source_of: Callable[[str], str],
     record: Callable[[Work], Counts],
-    slots: Slots,
+    bodies: LargeBodies,
     is_draining: Callable[[], bool],
     recorded: Callable[[Counts, int, float], None],
     found_replicas: Callable[[int], None],
@@ -103,6 +108,7 @@ def create_webhook(
     """
     webhook = Blueprint("webhook", __name__)
     replicas = ReplicaWatch()
+    # What is large takes a while to parse, in which others are not to wait: one at a time, aside.
     large = threading.Lock()
 
     def replicas_in(intake: Intake) -> None:
@@ -136,16 +142,22 @@ def create_webhook(
                 "/webhook/<action>, or to /webhook; see `receiver plugins`"
             )
         check_content()
-        body = read_body(settings.max_body)
 
         def route(notification: Notification) -> Intake:
             return intake_of(notification, source, action, settings.action_plugin, catalog)
 
-        received = _Received(body, route, recorded, replicas_in, started)
-        if len(body) > _SMALL_BYTES:
-            with slots.given_back, large:
-                received.prepare()
-        counts = record(received)
+        with bodies.place(settings.max_body):
+            body = read_body(settings.max_body)
+            received = _Received(body, route, recorded, replicas_in, started)
+            if len(body) > SMALL_BYTES:
+                with without_slot(request.environ):
+                    if not large.acquire(timeout=WAIT_SECONDS):
+                        return unavailable("large notifications are being read; send it again")
+                    try:
+                        received.prepare()
+                    finally:
+                        large.release()
+            counts = record(received)
         answer = _ANSWER % (counts.accepted, counts.duplicate, counts.resolved, counts.rejected)
         return Response(answer, 200, mimetype="application/json")
 
@@ -189,8 +201,19 @@ def _warn(truncated: int, intake: Intake, counts: Counts) -> None:
             "alerts rejected",
             extra={"rejected": counts.rejected, "first_name": first.name, "reason": first.reason},
         )
+    closed = next((one.alert for one in intake.alerts if _is_malformed_end(one.alert)), None)
+    if closed is not None:
+        _log.warning(
+            "resolved alert is malformed",
+            extra={"fingerprint": closed.fingerprint, "reason": closed.problem},
+        )
     if counts.ahead:
         _log.warning(
             "startsAt lies in the future: the sender's clock is ahead",
             extra={"alerts": counts.ahead, "receiver": intake.receiver},
         )
+
+
+def _is_malformed_end(alert: Alert) -> bool:
+    """Whether an alert closes what its fingerprint finds, and no more of it can be relied upon."""
+    return alert.is_resolved and bool(alert.problem)

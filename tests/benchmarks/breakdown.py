@@ -32,7 +32,7 @@ from receiver.metrics.sharing import count_as, shared_directory
 from receiver.plugins import Actions, catalog_of, load_actions, rules_of
 from receiver.settings import Settings, load
 from receiver.web.app import create_app
-from receiver.web.slots import Slots
+from receiver.web.bodies import LargeBodies
 from receiver.web.webhook import create_webhook
 from tests.benchmarks import flask_routes
 from tests.benchmarks.load import body_template
@@ -123,7 +123,7 @@ class _Bench:
                 self.settings,
                 self.catalog,
                 _record_nothing,
-                Slots(1),
+                LargeBodies(self.settings.max_body),
                 lambda: False,
                 lambda *told: None,
                 lambda alerts: None,

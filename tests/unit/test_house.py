@@ -23,9 +23,9 @@ FILES = sorted(
 # From the bottom up: a module imports from its own layer and from those below it. `journal`
 # stands for all modules in it.
 LAYERS = (
-    ("errors", "clock", "declarations", "durations", "log_bounds", "packing", "plainjson",
-     "processes"),
-    ("alertmanager",),
+    ("errors", "clock", "declarations", "durations", "fingerprint", "log_bounds", "packing",
+     "plainjson", "processes"),
+    ("alert", "alertmanager"),
     ("calls", "episodes", "guardrails", "identity", "intake", "policies", "replicas", "routing",
      "rules", "subject"),
     ("context", "data_directory", "discovery", "hookspecs", "plugin_hooks", "settings", "sources"),
@@ -45,8 +45,9 @@ STRANGERS = (
     ("plugins", "journal"),
 )
 PURE = (
-    "alertmanager", "calls", "clock", "durations", "episodes", "guardrails", "identity", "intake",
-    "packing", "policies", "replicas", "routing", "rules", "subject",
+    "alert", "alertmanager", "calls", "clock", "durations", "episodes", "fingerprint",
+    "guardrails", "identity", "intake", "packing", "policies", "replicas", "routing", "rules",
+    "subject",
 )  # fmt: skip
 IMPURE = (
     "alembic", "asyncio", "boto3", "botocore", "click", "ctypes", "flask", "glob", "gunicorn",

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from receiver.journal import tables
 from receiver.journal.journal import Journal
+from receiver.journal.reading import LARGE
 from receiver.schemas import RunSchema
 from tests.support.notifications import PAYLOADS, alert, notification
 
@@ -104,8 +105,21 @@ def test_run_is_shown_with_its_history_and_who_asked_for_what(client: FlaskClien
 
 def test_answer_names_every_column_of_the_journal(client: FlaskClient) -> None:
     post(client, alert("c"))
-    columns = {one.name for one in tables.runs.columns}
-    assert get(client, "/runs")["runs"][0].keys() == columns | {"why"} == RunSchema().fields.keys()
+    columns = {one.name for one in tables.runs.columns} | {"why"}
+    (listed,) = get(client, "/runs")["runs"]
+    assert listed.keys() == columns - {*LARGE} == RunSchema().fields.keys()
+    assert get(client, f"/runs/{listed['id']}").keys() == columns | {"history", "audit"}
+
+
+def test_alert_of_a_rejection_is_shown_with_that_alone(client: FlaskClient) -> None:
+    post(client, alert("r", labels={"action_plugin": "nope"}), action="")
+    (listed,) = get(client, "/rejected")["rejected"]
+    columns = {one.name for one in tables.rejected.columns}
+    assert listed.keys() == columns - {"alert"}
+    whole = get(client, f"/rejected/{listed['id']}")
+    assert whole.keys() == columns
+    assert whole["alert"]["labels"] == {"alertname": "Test", "action_plugin": "nope"}
+    assert client.get("/api/v1/rejected/999").status_code == 404
 
 
 def test_actions_are_shown_with_policy_holds_and_work(client: FlaskClient) -> None:

@@ -177,7 +177,7 @@ def test_runs_lists_what_ran_and_why_what_waits_does(site: Site) -> None:
     assert "Listed held fired succeeded 1 the action succeeded" in shown
 
 
-def test_runs_are_json_with_all_that_is_known(site: Site) -> None:
+def test_runs_are_json_and_one_run_has_all_that_is_known(site: Site) -> None:
     (run_id,) = site.post("fix_it", alert("j1", labels={"alertname": "AsJson"}))
     site.wait_for(run_id, outcome="succeeded")
     (run,) = site.run("runs", "--alert", "AsJson", "--json").json
@@ -185,9 +185,11 @@ def test_runs_are_json_with_all_that_is_known(site: Site) -> None:
     assert (run["state"], run["outcome"], run["why"]) == (
         "finished", "succeeded", "the action succeeded",
     )  # fmt: skip
-    assert run["alert"]["labels"] == {"alertname": "AsJson"}
     # The rule told no value: that is NaN, which JSON has not.
     assert run["call"]["value"] == "NaN"
+    assert not {"alert", "result"} & run.keys()
+    run = site.run("run", run_id, "--json").json
+    assert run["alert"]["labels"] == {"alertname": "AsJson"}
     assert run["result"] == {"fixed": "queue_depth"}
 
 
@@ -266,7 +268,7 @@ def test_rejected_alerts_are_listed_with_their_reason(site: Site) -> None:
     assert (kept["name"], kept["times"], kept["closed_by"], kept["reason"]) == (
         "fixit", 2, None, why,
     )  # fmt: skip
-    assert kept["alert"]["labels"] == refused["labels"]
+    assert "alert" not in kept
     shown = " ".join(site.run("rejected").out.split())
     assert f"Refused fixit 2 open {why}" in shown
 
@@ -412,7 +414,7 @@ def test_replay_takes_a_rejected_alert_up_once_the_configuration_is_mended(
         return [
             one
             for one in receiver("runs", "--json", **environment).json
-            if (one["action"], one["outcome"], one["result"]) == ("newer", "succeeded", "at last")
+            if (one["action"], one["outcome"]) == ("newer", "succeeded")
         ]
 
     assert len(wait_until(ran)) == 1
@@ -655,15 +657,14 @@ def test_explain_ends_with_1_when_an_alert_would_be_rejected(
     assert (done.code, done.err) == (code, "")
 
 
-def test_explain_of_a_bad_notification_names_each_wrong_field(site: Site, tmp_path: Path) -> None:
+def test_explain_of_a_bad_alert_names_each_wrong_field(site: Site, tmp_path: Path) -> None:
     body = json.loads(notification(alert(), alert("f2")))
     body["alerts"][1] |= {"status": "burning", "startsAt": "soon"}
     (tmp_path / "bad.json").write_text(json.dumps(body))
     done = site.run("explain", tmp_path / "bad.json")
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("receiver: 3 problems:\n  ")
-    assert "  alerts[1].status: " in done.err
-    assert "  alerts[1].startsAt: " in done.err
+    assert (done.code, done.err) == (1, "")
+    assert "rejected: the alert is malformed: status must be " in done.out
+    assert "; startsAt is not a time " in done.out
 
 
 def test_superscript_is_no_number_of_a_run(site: Site) -> None:
@@ -678,7 +679,7 @@ def test_superscript_is_no_number_of_a_run(site: Site) -> None:
         pytest.param(None, "is neither a run nor a file that can be read", id="no file"),
         pytest.param("{", "the body is not JSON", id="no JSON"),
         pytest.param("[]", "the body is not a notification", id="no object"),
-        pytest.param('{"version": "3"}', "not a version-4 notification", id="no version 4"),
+        pytest.param('{"version": "3"}', "version: Must be", id="no version"),
     ],
 )
 def test_explain_of_what_is_no_notification_ends_with_1_and_words(

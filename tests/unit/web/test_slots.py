@@ -1,5 +1,6 @@
 """How many requests are worked on at a time: few, and never one less for what went wrong."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from receiver.plugins import load_actions
 from receiver.settings import load
 from receiver.web import webhook
 from receiver.web.app import create_app
-from receiver.web.slots import InTurn, Slots
+from receiver.web.slots import InTurn, LookSlots, Slots
 from tests.support.notifications import alert, notification
 
 
@@ -45,6 +46,10 @@ def call(application: Callable[..., Iterable[bytes]], path: str = "/webhook") ->
     b"".join(application({"PATH_INFO": path, "wsgi.input": None}, print))
 
 
+def busy(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:
+    return [b"busy"]
+
+
 def in_threads(number: int, work: Callable[[], object]) -> None:
     with ThreadPoolExecutor(number) as pool:
         for one in [pool.submit(work) for _ in range(number)]:
@@ -52,7 +57,7 @@ def in_threads(number: int, work: Callable[[], object]) -> None:
 
 
 def test_as_many_are_worked_on_as_there_are_slots_and_none_is_lost() -> None:
-    slots, at_a_time = Slots(2), AtATime(to_meet=2)
+    slots, at_a_time = Slots(2, 8, 30), AtATime(to_meet=2)
 
     def fail(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:
         with slots.given_back:
@@ -64,28 +69,59 @@ def test_as_many_are_worked_on_as_there_are_slots_and_none_is_lost() -> None:
 
     for _ in range(5):
         with pytest.raises(LookupError):
-            call(InTurn(fail, lambda path: slots))
-    in_threads(8, lambda: call(InTurn(answer, lambda path: slots)))
+            call(InTurn(fail, lambda path: slots, busy))
+    in_threads(8, lambda: call(InTurn(answer, lambda path: slots, busy)))
     assert at_a_time.most == 2
 
 
 def test_slot_that_is_given_back_is_another_ones() -> None:
-    slots, both_wait = Slots(1), threading.Barrier(2)
+    slots, both_wait = Slots(1, 2, 30), threading.Barrier(2)
 
     def wait(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:
         with slots.given_back:
             both_wait.wait(30)
         return [b"x"]
 
-    in_threads(2, lambda: call(InTurn(wait, lambda path: slots)))
+    in_threads(2, lambda: call(InTurn(wait, lambda path: slots, busy)))
 
 
 def test_path_is_looked_at_as_the_router_sees_it() -> None:
     seen: list[str] = []
-    application = InTurn(lambda environ, start_response: [b"x"], seen.append)
+    application = InTurn(lambda environ, start_response: [b"x"], seen.append, busy)
     for path in ("/webhook", "//webhook", "webhook", ""):
         call(application, path)
     assert seen == ["/webhook", "/webhook", "/webhook", "/"]
+
+
+@pytest.mark.parametrize(("requests", "seconds"), [(1, 30.0), (2, 0.05)])
+def test_request_that_would_wait_too_long_is_answered_busy(requests: int, seconds: float) -> None:
+    slots, has_begun, may_end = Slots(1, requests, seconds), threading.Event(), threading.Event()
+
+    def answer(environ: dict[str, Any], start_response: object) -> Iterable[bytes]:
+        has_begun.set()
+        assert may_end.wait(30)
+        return [b"x"]
+
+    application = InTurn(answer, lambda path: slots, busy)
+    environ = {"PATH_INFO": "/", "wsgi.input": None}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(application, dict(environ), print)
+        assert has_begun.wait(30)
+        for _ in range(3):
+            assert application(dict(environ), print) == [b"busy"]
+        may_end.set()
+        assert first.result(30) == [b"x"]
+    assert application(dict(environ), print) == [b"x"]
+
+
+def test_threads_take_turns_sooner_while_requests_look() -> None:
+    usual = sys.getswitchinterval()
+    slots = LookSlots(2, 2, 30)
+    with slots:
+        with slots:
+            assert sys.getswitchinterval() < usual / 5
+        assert sys.getswitchinterval() < usual / 5
+    assert sys.getswitchinterval() == usual
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from receiver.discovery import Candidate, find_candidates
 from receiver.errors import PluginError, SettingsError
 from receiver.plugin_hooks import HOOKS, inspect_hooks, split_wrappers
 from receiver.policies import Policy, Rules, describe_unknown_key
+from receiver.policy_settings import policy_of
 from receiver.routing import Catalog, Catalogs
-from receiver.settings import Settings, policy_of
+from receiver.settings import Settings
 
 PREFIX = "RECEIVER_"
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*")

@@ -4,9 +4,8 @@ The fields of `Settings` are the table: it feeds `--help`, docs/settings.md and 
 of flag, environment, file and default decides. All problems are reported at once.
 """
 
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,19 +22,14 @@ from receiver.declarations import (
     setting,
 )
 from receiver.errors import SettingsError
-from receiver.policies import Limits, Policy, describe_unknown_key, removed_key
+from receiver.policies import Limits
+from receiver.policy_settings import POLICY_PREFIX, PolicySources, is_injected, load_policies
 from receiver.sources import Source, load_sources
 
-# Kubernetes adds such variables to every pod for a Service called `receiver` or `receiver-…`.
-_INJECTED = re.compile(r"RECEIVER_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
-_POLICY_PREFIX = "RECEIVER_ACTION_"
 _TOML_KEYS = {"RECEIVER_ACTIONS": "enabled_actions"}
 _CONFIG = Setting("RECEIVER_CONFIG", "path", help="the settings file, `receiver.toml`")
 # Of commands that ask another receiver; no business of one that serves.
 URL = Setting("RECEIVER_URL", "url", help="ask the receiver there, instead of the journal here")
-
-# What was said about an action's policy, key -> text; the first that has a key decides.
-PolicySources = Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -294,7 +288,7 @@ def load(
     problems += _unknown_names(environment, settings.values())
     sources = [flags, environment, from_file]
     values, wrong = resolve(settings.values(), sources)
-    policies, wrong_policies = _policies(environment, sections["actions"])
+    policies, wrong_policies = load_policies(environment, sections["actions"])
     sources_found, wrong_sources = load_sources(sections["sources"], values)
     problems += wrong + wrong_policies + wrong_sources
     if problems:
@@ -335,72 +329,7 @@ def _unknown_names(environment: Mapping[str, str], settings: Any) -> list[str]:
         f"{name}: is not a setting{nearest(name, known)}; unset it"
         for name in sorted(environment)
         if name.startswith("RECEIVER_")
-        and not name.startswith(_POLICY_PREFIX)
+        and not name.startswith(POLICY_PREFIX)
         and name not in known
-        and not _INJECTED.fullmatch(name)
+        and not is_injected(name)
     ]
-
-
-def _policies(
-    environment: Mapping[str, str], section: Mapping[str, Mapping[str, object]]
-) -> tuple[dict[str, PolicySources], list[str]]:
-    keys = {one.name: field_name for field_name, one in declared(Policy).items()}
-    raw: dict[str, dict[str, dict[str, object]]] = {}
-    problems: list[str] = []
-    for name in sorted(environment):
-        if not name.startswith(_POLICY_PREFIX):
-            continue
-        words = name.removeprefix(_POLICY_PREFIX).lower()
-        # The longest key first: an action's own name may end in a shorter one.
-        for key in sorted(keys, key=len, reverse=True):
-            if words.endswith(f"_{key}"):
-                action = words.removesuffix(f"_{key}")
-                raw.setdefault(action, {}).setdefault("environment", {})[key] = environment[name]
-                break
-        else:
-            if _INJECTED.fullmatch(name):
-                continue
-            if removed := removed_key(words):
-                problems.append(f"{name}: {describe_unknown_key(removed)}")
-                continue
-            problems.append(
-                f"{name}: is not RECEIVER_ACTION_<NAME>_<KEY>; the keys are "
-                + ", ".join(sorted(key.upper() for key in keys))
-            )
-    for action, values in section.items():
-        raw.setdefault(action, {})["file"] = dict(values)
-        problems += [
-            f"receiver.toml: [actions.{action}] {describe_unknown_key(key)}"
-            for key in values
-            if key not in keys
-        ]
-    sources: dict[str, PolicySources] = {
-        action: (found.get("environment", {}), found.get("file", {}))
-        for action, found in raw.items()
-    }
-    for action, said in sources.items():
-        problems += policy_of(action, said)[1]
-    return sources, problems
-
-
-def policy_of(action: str, sources: Sequence[Mapping[str, object]]) -> tuple[Policy, list[str]]:
-    """Return the policy that these sources give, the first that has a key decides; and problems."""
-    table = declared(Policy)
-
-    def shown_as(one: Setting) -> str:
-        if len(sources) > 1 and sources[0].get(one.name):
-            return f"{_POLICY_PREFIX}{action}_{one.name}".upper()
-        return f"[actions.{action}] {one.name}"
-
-    # `none` switches off what a plugin's own policy would switch on.
-    off = {
-        one.name
-        for one in table.values()
-        if one.default in (None, "")
-        and next((said[one.name] for said in sources if said.get(one.name)), None) == "none"
-    }
-    kept = [{key: raw for key, raw in said.items() if key not in off} for said in sources]
-    values, problems = resolve(table.values(), kept, shown_as)
-    if problems:
-        return Policy(), problems
-    return Policy(**{name: values[one.name] for name, one in table.items()}), []

@@ -15,7 +15,8 @@ import pytest
 from receiver.declarations import Address, Backoff, Setting, declared
 from receiver.errors import SettingsError
 from receiver.policies import Policy
-from receiver.settings import Settings, load, policy_of, table, toml_key
+from receiver.policy_settings import policy_of
+from receiver.settings import Settings, load, table, toml_key
 from tests.support.every import every
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

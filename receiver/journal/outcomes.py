@@ -319,6 +319,8 @@ def verify_due(
     if not _is_any(journal, runs.c.verify_at):
         return seen
     with journal.writing() as connection:
+        # Escalations are created under it: two actions may escalate the same alerts to a third.
+        journal.dialect.lock_claims(connection)
         now = journal.now(connection)
         query = (
             sa.select(runs)
@@ -365,6 +367,7 @@ def expire_approvals(
     if not _is_any(journal, runs.c.expires_at, "awaiting_approval"):
         return []
     with journal.writing() as connection:
+        journal.dialect.lock_claims(connection)  # As in `verify_due`.
         now = journal.now(connection)
         query = (
             sa.select(runs)

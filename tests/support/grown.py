@@ -1,14 +1,32 @@
 """Journals that hold many finished runs."""
 
+from collections.abc import Mapping
+from datetime import timedelta
+
 import sqlalchemy as sa
 
 from receiver.journal.journal import Journal
 
 TABLES = ("runs", "episodes", "attempts")
+_SECOND = timedelta(seconds=1)
+# What a site with many kinds of alerts has; one run of fifty failed.
+VARIED = {
+    "alert_name": "'Alert' || (i % 500)",
+    "outcome": "CASE WHEN i % 50 = 0 THEN 'failed' ELSE runs.outcome END",
+}
 
 
-def multiply(journal: Journal, rows: int) -> None:
-    """Make many of the one finished run, its episode and its attempt."""
+def multiply(
+    journal: Journal,
+    rows: int,
+    apart: timedelta = _SECOND,
+    varied: Mapping[str, str] | None = None,
+) -> None:
+    """Make many of the one finished run, its episode and its attempt.
+
+    Each is so much older than the one before. `varied` names columns of the runs and their values,
+    in SQL, where `i` counts from 1.
+    """
     numbers = {
         "sqlite": "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
         f"WHERE i < {rows}) SELECT i FROM n)",
@@ -17,12 +35,13 @@ def multiply(journal: Journal, rows: int) -> None:
     with journal.writing() as connection:
         for table in TABLES:
             columns = [one["name"] for one in sa.inspect(connection).get_columns(table)]
-            of_row = {"id": "i + 10", "run_id": "i + 10", "fingerprint": "'g' || i"}
+            of_row = {"id": f"{rows + 10} - i", "run_id": f"{rows + 10} - i", "fingerprint": "'g' || i"}
             # Spread over time, as they come.
             of_row |= {
-                name: f"{table}.{name} - i * 1000000"
-                for name in ("created_at", "started_at", "finished_at")
+                name: f"{table}.{name} - i * {apart // timedelta(microseconds=1)}"
+                for name in ("created_at", "started_at", "finished_at", "seen_at")
             }
+            of_row |= varied or {} if table == "runs" else {}
             values = [of_row.get(name, f"{table}.{name}") for name in columns]
             connection.exec_driver_sql(
                 f"INSERT INTO {table} ({', '.join(columns)}) "

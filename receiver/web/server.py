@@ -16,6 +16,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from receiver.errors import JournalUnavailableError, ReceiverError
+from receiver.journal.durability import warn_of_durability_risks
 from receiver.journal.journal import Journal
 from receiver.metrics.sharing import count_as
 from receiver.plugins import load_actions
@@ -177,6 +178,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         try:
             # Before plugins, which may change the directory that its path is relative to.
             self._journal = Journal(self._settings.journal_url)
+            warn_of_durability_risks(self._settings.journal_url)
             actions = load_actions(self._settings)
             self._tracing = start_tracing(self._settings, "web")
             app = create_app(self._settings, actions, self._journal, self.drain, self._tracing)

@@ -106,7 +106,9 @@ def test_table_that_a_crash_empties_is_named(url: str, execute: Callable[[str], 
 def test_file_that_is_kept_in_memory_is_named(tmp_path: Path) -> None:
     mounts, memory = tmp_path / "mounts", tmp_path / "memory"
     mounts.write_text(
-        f"/dev/sda1 / ext4 rw 0 0\ntmpfs {memory} tmpfs rw 0 0\n/dev/sda2 {memory}/disk ext4 rw 0 0\n"
+        "/dev/sda1 / ext4 rw 0 0\n"
+        f"tmpfs {memory} tmpfs rw 0 0\n"
+        f"/dev/sda2 {memory}/disk ext4 rw 0 0\n"
     )
     risks = {
         place: find_durability_risks(f"sqlite:///{place}/journal.db", mounts)

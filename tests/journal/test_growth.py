@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from receiver.alertmanager import parse_notification
 from receiver.intake import intake_of
-from receiver.journal import claims, due, outcomes, reading, retention
+from receiver.journal import approvals, claims, due, outcomes, reading
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
+from receiver.journal.retention import Retention, RetentionWalk
 from receiver.policies import AttemptEnd, AttemptOutcome, Rules
 from receiver.routing import Catalog
 from tests.support.grown import TABLES, multiply
@@ -103,7 +104,7 @@ def journal(open_journal: Callable[..., Journal]) -> Journal:
         lambda journal: claims.cancel_requests(journal, "w1"),
         lambda journal: claims.attempts_of(journal, "w1"),
         lambda journal: outcomes.recover_from(journal, "w1", ["a"], _RULES, lambda: 0.5),
-        lambda journal: outcomes.expire_approvals(journal, ["a"], _RULES),
+        lambda journal: approvals.expire_approvals(journal, ["a"], _RULES),
         lambda journal: outcomes.verify_due(journal, ["a"], _RULES),
         lambda journal: reading.briefs_of(journal, [7, 8]),
     ],
@@ -120,23 +121,17 @@ def test_hot_statement_reads_no_large_table_as_a_whole(
     assert {one: plan for one, plan in plans.items() if any(scans(line) for line in plan)} == {}
 
 
-def test_retention_reads_large_tables_only_where_nobody_waits_for_it(journal: Journal) -> None:
-    with journal.writing() as connection:
-        connection.exec_driver_sql("UPDATE episodes SET closed_at = seen_at WHERE id > 20000")
-    plans = plans_of(journal, lambda: retention.delete_old(journal, -timedelta(hours=1)))
-    # The first look has no rows to name; all others are under the write lock.
-    locked = {one: plan for one, plan in plans.items() if " IN (" in one}
-    assert len(locked) == 7
-    assert {one: plan for one, plan in locked.items() if any(scans(line) for line in plan)} == {}
+def test_retention_reads_no_large_table_as_a_whole(journal: Journal) -> None:
+    hour_ahead = -timedelta(hours=1)
+    walk = RetentionWalk(journal, Retention(hour_ahead, hour_ahead, hour_ahead))
 
+    def whole_pass() -> None:
+        while not walk.step()[1]:
+            pass
 
-def test_look_for_what_is_old_waits_for_no_writer(
-    journal: Journal, open_journal: Callable[..., Journal]
-) -> None:
-    other = open_journal(clock=lambda: T0)
-    with other.writing() as connection:
-        connection.exec_driver_sql("DELETE FROM probe")
-        assert retention.delete_old(journal, timedelta(days=30)) == 0
+    plans = plans_of(journal, whole_pass)
+    assert any("DELETE FROM runs" in one for one in plans)
+    assert {one: plan for one, plan in plans.items() if any(scans(line) for line in plan)} == {}
 
 
 def most_rows_of(journal: Journal, work: Callable[[], object]) -> int:
@@ -202,7 +197,7 @@ def test_group_that_was_falsely_resolved_is_put_back_together(
 def test_look_at_plans_would_notice_a_scan(journal: Journal) -> None:
     def look() -> None:
         with journal.reading() as connection:
-            connection.exec_driver_sql("SELECT id FROM runs WHERE alert_name = 'none'").all()
+            connection.exec_driver_sql("SELECT id FROM runs WHERE external_url = 'none'").all()
 
     ((plan),) = plans_of(journal, look).values()
     assert any(scans(line) for line in plan)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from receiver.alertmanager import parse_notification
 from receiver.episodes import PutBack
 from receiver.intake import intake_of
-from receiver.journal import changes, claims, due, outcomes, reading, requests
+from receiver.journal import approvals, changes, claims, due, outcomes, reading, requests
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -118,8 +118,8 @@ def test_approval_that_comes_as_the_time_runs_out_is_not_overwritten(
             sa.update(runs).values(state="queued", approval="approved", reason="approved by ann")
         )
         # What an approval under way has locked is left for the next look.
-        assert outcomes.expire_approvals(journal, ["a"], by) == []
-    assert outcomes.expire_approvals(journal, ["a"], by) == []
+        assert approvals.expire_approvals(journal, ["a"], by) == []
+    assert approvals.expire_approvals(journal, ["a"], by) == []
     assert reading.find_run(journal, 1)["state"] == "queued"
 
 
@@ -213,7 +213,7 @@ def test_expired_approvals_and_failed_runs_escalate_at_once_without_a_deadlock(
     by, ended = escalating(journal, now)
     expired, recorded = in_step(
         journal,
-        lambda: outcomes.expire_approvals(journal, ["a", "b"], by),
+        lambda: approvals.expire_approvals(journal, ["a", "b"], by),
         lambda: outcomes.record_ends(journal, "w1", ended, by, lambda: 0.5),
     )
     assert len(expired.result(timeout=30)) == 2  # type: ignore[arg-type]

@@ -383,13 +383,14 @@ class Model:
         before = self.now - retention
         for identity, run in list(self.runs.items()):
             row = self._row_of(run)
-            is_open = row is not None and row.closed_at is None
+            is_firing = row is not None and row.closed_at is None and row.seen_at >= before
             is_old = run.finished_at is not None and run.finished_at < before
-            if is_old and not is_open and run.verify_at is None:
+            is_verified = run.verify_at is None or run.verify_at < before
+            if is_old and not is_firing and is_verified:
                 del self.runs[identity]
         left = {(run.fingerprint, run.episode_action) for run in self.runs.values()}
         for key, row in list(self.rows.items()):
-            if row.closed_at is not None and row.seen_at < before and key not in left:
+            if row.seen_at < before and key not in left:
                 del self.rows[key]
 
     # What they have in common.

@@ -1,14 +1,19 @@
 """Journals that hold many finished runs."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.alertmanager import parse_notification
 from receiver.journal.journal import Journal
+from receiver.journal.tables import AT_ONCE, attempts, episodes, runs
+from tests.support.notifications import alert, notification
 
 TABLES = ("runs", "episodes", "attempts")
 _SECOND = timedelta(seconds=1)
+(_FINISHED,) = parse_notification(notification(alert())).alerts
 # What a site with many kinds of alerts has; one run of fifty failed.
 VARIED = {
     "alert_name": "'Alert' || (i % 500)",
@@ -35,7 +40,11 @@ def multiply(
     with journal.writing() as connection:
         for table in TABLES:
             columns = [one["name"] for one in sa.inspect(connection).get_columns(table)]
-            of_row = {"id": f"{rows + 10} - i", "run_id": f"{rows + 10} - i", "fingerprint": "'g' || i"}
+            of_row = {
+                "id": f"{rows + 10} - i",
+                "run_id": f"{rows + 10} - i",
+                "fingerprint": "'g' || i",
+            }
             # Spread over time, as they come.
             of_row |= {
                 name: f"{table}.{name} - i * {apart // timedelta(microseconds=1)}"
@@ -55,3 +64,74 @@ def multiply(
                 )
     with journal.writing() as connection:
         connection.exec_driver_sql("ANALYZE")
+
+
+def put_finished(
+    journal: Journal, kind: str, number: int, at: datetime, open_seen_at: datetime | None = None
+) -> None:
+    """Put finished runs, each with its attempt and its episode, into a journal.
+
+    The episodes ended with their runs, or are open and were seen at another time.
+    """
+    names = [f"{kind} {one}" for one in range(number)]
+    identity: dict[str, Any] = {"source": "", "action": "witness", "starts_at": at}
+    with journal.writing() as connection:
+        connection.execute(
+            sa.insert(episodes),
+            [
+                {
+                    **identity,
+                    "fingerprint": name,
+                    "mark_at": at,
+                    "seen_at": open_seen_at or at,
+                    "closed_at": None if open_seen_at else at,
+                }
+                for name in names
+            ],
+        )
+        connection.execute(
+            sa.insert(runs),
+            [
+                {
+                    **identity,
+                    "fingerprint": name,
+                    "kind": "fired",
+                    "ordinal": 0,
+                    "episode_action": "witness",
+                    "target": name,
+                    "alert_name": _FINISHED.name,
+                    "alert": _FINISHED.to_json(),
+                    "receiver": "",
+                    "external_url": "",
+                    "created_at": at,
+                    "received_at": at,
+                    "state": "finished",
+                    "outcome": "succeeded",
+                    "reason": "the action succeeded",
+                    "due_at": AT_ONCE,
+                    "attempts": 1,
+                    "started_at": at,
+                    "finished_at": at,
+                }
+                for name in names
+            ],
+        )
+        found = connection.execute(sa.select(runs.c.id).where(runs.c.fingerprint.like(kind + " %")))
+        connection.execute(
+            sa.insert(attempts),
+            [
+                {
+                    "run_id": run_id,
+                    "number": 1,
+                    "action": "witness",
+                    "kind": "fired",
+                    "target": "",
+                    "dry_run": False,
+                    "owner": "worker-gone-1-00000000",
+                    "started_at": at,
+                    "finished_at": at,
+                    "outcome": "succeeded",
+                }
+                for run_id in found.scalars()
+            ],
+        )

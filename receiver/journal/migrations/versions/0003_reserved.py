@@ -1,0 +1,8 @@
+"""Changes nothing."""
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Do nothing."""

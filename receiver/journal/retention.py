@@ -91,7 +91,7 @@ class RetentionWalk:
     def _tables(self, now: datetime) -> list[_Kept]:
         before = now - self._retention.runs
         rows = (
-            _Kept(runs, runs.c.finished_at, before, _finished_run(before, latest_past(now))),
+            _Kept(runs, runs.c.created_at, before, _finished_run(before, latest_past(now))),
             _Kept(rejected, rejected.c.seen_at, before),
             _Kept(audit, audit.c.at, now - self._retention.audit),
             _Kept(episodes, episodes.c.seen_at, now - self._retention.episodes, (~_has_run(),)),
@@ -167,12 +167,7 @@ def _rows_ahead(kept: _Kept, now: datetime, limit: int) -> sa.Select[Any]:
 
 def _examining(kept: _Kept, conditions: Sequence[_Condition]) -> sa.Select[Any]:
     may_go = sa.and_(sa.true(), *kept.may_go).label("may_go")
-    query = sa.select(kept.table.c.id, kept.aged_at.label("aged_at"), may_go).where(*conditions)
-    # Written out, not bound: only so is the partial index used.
-    return query.where(_IS_FINISHED) if kept.table is runs else query
-
-
-_IS_FINISHED = runs.c.state == sa.literal_column("'finished'")
+    return sa.select(kept.table.c.id, kept.aged_at.label("aged_at"), may_go).where(*conditions)
 
 
 def _finished_run(before: datetime, latest: datetime) -> tuple[_Condition, ...]:
@@ -189,8 +184,10 @@ def _finished_run(before: datetime, latest: datetime) -> tuple[_Condition, ...]:
         episodes.c.closed_at.is_(None),
         episodes.c.seen_at.between(before, latest),
     )
+    # What a clock finished that was ahead is as old as its creation.
+    is_old = (runs.c.finished_at < before) | (runs.c.finished_at > latest)
     is_verified = runs.c.verify_at.is_(None) | (runs.c.verify_at < before)
-    return _IS_FINISHED, is_verified, ~is_firing
+    return runs.c.state == sa.literal_column("'finished'"), is_old, is_verified, ~is_firing
 
 
 def _has_run() -> _Condition:

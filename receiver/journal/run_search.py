@@ -55,9 +55,16 @@ class _Lead:
 
 
 def find_run_ids(
-    connection: Connection, filters: RunFilters, limit: int, before: int | None
+    connection: Connection,
+    filters: RunFilters,
+    limit: int,
+    before: int | None = None,
+    most: int = EXAMINED,
 ) -> FoundIds:
-    """Return the ids of the newest runs that match, older than the run `before`."""
+    """Return the ids of the newest runs that match, older than the run `before`.
+
+    At most `most` rows are examined.
+    """
     bounds = _bounds(connection, filters)
     if bounds is None:
         return FoundIds([], None)
@@ -77,7 +84,7 @@ def find_run_ids(
     if not rest:
         ids = list(connection.execute(query.order_by(lead.key.desc()).limit(limit + 1)).scalars())
         return FoundIds(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
-    examined = query.order_by(lead.key.desc()).limit(EXAMINED).subquery("examined")
+    examined = query.order_by(lead.key.desc()).limit(most).subquery("examined")
     matching = (
         sa.select(examined.c.id)
         .where(*(condition(examined.c[name]) for name, condition in rest))
@@ -90,7 +97,7 @@ def find_run_ids(
     number, oldest = connection.execute(
         sa.select(sa.func.count(), sa.func.min(examined.c.id))
     ).one()
-    return FoundIds(ids, oldest if number == EXAMINED else None)
+    return FoundIds(ids, oldest if number == most else None)
 
 
 def _bounds(connection: Connection, filters: RunFilters) -> tuple[int | None, int | None] | None:

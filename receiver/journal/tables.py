@@ -156,7 +156,6 @@ _partial("ix_runs_running", "state = 'running'", runs.c.action, runs.c.target)
 _partial("ix_runs_approval", "state = 'awaiting_approval'", runs.c.expires_at)
 _partial("ix_runs_verify", "verify_at IS NOT NULL", runs.c.verify_at)
 _partial("ix_runs_scheduled", "scheduled_at IS NOT NULL", runs.c.scheduled_at)
-_partial("ix_runs_finished", "state = 'finished'", runs.c.finished_at)
 # For the counts of the last day, which read this index alone.
 _partial("ix_runs_ended", "state = 'finished'", runs.c.action, runs.c.outcome, runs.c.finished_at)
 # What people look for, the newest first: see `run_search`.

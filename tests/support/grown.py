@@ -16,8 +16,8 @@ _SECOND = timedelta(seconds=1)
 (_FINISHED,) = parse_notification(notification(alert())).alerts
 # What a site with many kinds of alerts has; one run of fifty failed.
 VARIED = {
-    "alert_name": "'Alert' || (i % 500)",
-    "outcome": "CASE WHEN i % 50 = 0 THEN 'failed' ELSE runs.outcome END",
+    "alert_name": "'Alert' || (i - i / 500 * 500)",
+    "outcome": "CASE WHEN i - i / 50 * 50 = 0 THEN 'failed' ELSE runs.outcome END",
 }
 
 

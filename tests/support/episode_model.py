@@ -89,7 +89,8 @@ class Model:
         self.now = now
         self.rows: dict[tuple[str, str], Row] = {}
         self.runs: dict[Identity, Run] = {}
-        self.receivers_that_resolve: set[str] = set()
+        # Of each, when it last sent a resolved alert, as far as that is written.
+        self.receivers_that_resolve: dict[str, datetime] = {}
 
     # What Alertmanager says.
 
@@ -138,7 +139,9 @@ class Model:
 
     def resolve(self, fingerprint: str, ends_at: datetime | None, receiver: str) -> None:
         """Tell that an alert is resolved, whatever the route."""
-        self.receivers_that_resolve.add(receiver)
+        last = self.receivers_that_resolve.get(receiver)
+        if last is None or self.now >= last + timedelta(days=1):
+            self.receivers_that_resolve[receiver] = self.now
         for (of_alert, action), row in self.rows.items():
             is_later = (ends_at or self.now) > row.starts_at
             if of_alert == fingerprint and row.closed_at is None and is_later:
@@ -388,6 +391,9 @@ class Model:
             is_verified = run.verify_at is None or run.verify_at < before
             if is_old and not is_firing and is_verified:
                 del self.runs[identity]
+        for receiver, at in list(self.receivers_that_resolve.items()):
+            if at < before:
+                del self.receivers_that_resolve[receiver]
         left = {(run.fingerprint, run.episode_action) for run in self.runs.values()}
         for key, row in list(self.rows.items()):
             if row.seen_at < before and key not in left:

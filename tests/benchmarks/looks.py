@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -39,37 +40,53 @@ def looks(stand: "Stand") -> Iterator[Figure]:
     """The processor time of the first page, and of the dearest other look, on both databases."""
     directory = stand.directory / "looks"
     directory.mkdir()
+    sqlite = _Database("SQLite", f"sqlite:///{directory / 'journal.db'}")
+    yield from _looks_at(sqlite, stand)
     with closing(Server(directory)) as server:
-        server.execute("CREATE DATABASE bench_looks")
-        for database, url, used in (
-            ("SQLite", f"sqlite:///{directory / 'journal.db'}", lambda: 0.0),
-            ("PostgreSQL", server.url("bench_looks"), lambda: cpu_seconds_of_tree(server.pid)),
-        ):
-            yield from _looks_at(url, database, stand.day_runs, used, stand.rounds)
+        name = "bench_looks"
+        server.execute(f"CREATE DATABASE {name}")
+        postgresql = _Database(
+            "PostgreSQL",
+            server.url(name),
+            lambda: cpu_seconds_of_tree(server.pid),
+            # At once what the server does by itself later, so that it is not counted.
+            lambda: server.execute("VACUUM", name),
+        )
+        yield from _looks_at(postgresql, stand)
 
 
-def _looks_at(
-    url: str, database: str, runs: int, used_elsewhere: Callable[[], float], rounds: int
-) -> Iterator[Figure]:
-    settings = load({"RECEIVER_DATABASE_URL": url, "RECEIVER_ACTIONS": "log_action"}, {})
-    with closing(Journal(url)) as journal:
+@dataclass(frozen=True)
+class _Database:
+    """A journal to look at; `cpu_seconds` is what a server has used, `settle` its housekeeping."""
+
+    name: str
+    url: str
+    cpu_seconds: Callable[[], float] = lambda: 0.0
+    settle: Callable[[], object] = lambda: None
+
+
+def _looks_at(database: _Database, stand: "Stand") -> Iterator[Figure]:
+    runs = stand.day_runs
+    settings = load({"RECEIVER_DATABASE_URL": database.url, "RECEIVER_ACTIONS": "log_action"}, {})
+    with closing(Journal(database.url)) as journal:
         finish_one(journal)
         multiply_without_limits(journal, runs, timedelta(days=1) / runs, VARIED)
+        database.settle()
         client = create_app(settings, load_actions(settings), journal).test_client()
 
         def seconds(path: str) -> float:
-            began = time.process_time() + used_elsewhere()
+            began = time.process_time() + database.cpu_seconds()
             for _ in range(_CALLS):
                 status = client.get(path, base_url="http://127.0.0.1:8080").status_code
                 if status != 200:
                     raise BenchError(f"{path} is answered {status}")
-            return (time.process_time() + used_elsewhere() - began) / _CALLS
+            return (time.process_time() + database.cpu_seconds() - began) / _CALLS
 
         paths = [*(_RUNS + one for one in _FILTERS), *_OTHERS]
-        page = [seconds(_PAGE) for _ in range(rounds)]
-        dearest = [max(map(seconds, paths)) for _ in range(rounds)]
-    yield _figure("first page", runs, database, page)
-    yield _figure("dearest filter or list", runs, database, dearest)
+        page = [seconds(_PAGE) for _ in range(stand.rounds)]
+        dearest = [max(map(seconds, paths)) for _ in range(stand.rounds)]
+    yield _figure("first page", runs, database.name, page)
+    yield _figure("dearest filter or list", runs, database.name, dearest)
 
 
 def _figure(what: str, runs: int, database: str, found: Sequence[float]) -> Figure:

@@ -13,6 +13,8 @@ from receiver.journal.journal import Journal
 from receiver.journal.tables import runs
 from receiver.policies import Rules
 
+NOT_APPROVED = "skipped: nobody approved it in time"
+
 
 def expire_approvals(
     journal: Journal, actions: Iterable[str], rules: Rules, limit: int = 100
@@ -35,7 +37,7 @@ def expire_approvals(
                     state="finished",
                     outcome="skipped",
                     held_by="approval",
-                    reason="skipped: nobody approved it in time",
+                    reason=NOT_APPROVED,
                     finished_at=now,
                 )
             )

@@ -15,8 +15,9 @@ from receiver import episodes, guardrails
 from receiver.clock import past
 from receiver.episodes import EpisodeRun
 from receiver.guardrails import UNLOADED, Verdict
-from receiver.journal import changes
+from receiver.journal import approvals, changes
 from receiver.journal.activity import count_unfinished
+from receiver.journal.approvals import NOT_APPROVED
 from receiver.journal.due import OF_EPISODE
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
@@ -52,6 +53,7 @@ def end_waits(
     """
     with journal.reading() as connection:
         queued = count_unfinished(connection, "queued")
+        awaiting = count_unfinished(connection, "awaiting_approval")
         elsewhere = {
             action
             for worker in living_workers(journal, connection)
@@ -62,6 +64,17 @@ def end_waits(
         walk = _Walk(journal, action, action in loaded, rules, written)
         while not walk.is_over:
             yield walk.step(examined)
+    # Each worker ends those of its own actions every second.
+    yield from _end_approvals(journal, awaiting.keys() - elsewhere - {*loaded}, rules)
+
+
+def _end_approvals(
+    journal: Journal, actions: Collection[str], rules: Rules
+) -> Iterator[list[EndedWait]]:
+    """End what nobody approved in time, of actions that no worker has loaded."""
+    verdict = Verdict("skip", "approval", NOT_APPROVED)
+    while expired := approvals.expire_approvals(journal, actions, rules):
+        yield [EndedWait(run_id, verdict) for run_id in expired]
 
 
 class _Walk:

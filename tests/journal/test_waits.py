@@ -161,6 +161,20 @@ def test_run_of_an_action_that_another_worker_has_loaded_is_left_to_it(
         elsewhere.kill()
 
 
+def test_approval_for_an_action_that_no_worker_has_loaded_expires(
+    journal: Journal, clock: Clock
+) -> None:
+    by = Rules(policies={name: Policy(approval="required") for name in ("a", "gone")})
+    accept(journal, "f", by=by, to="gone")
+    accept(journal, "f", by=by)
+    clock.now += 2 * HOUR
+    (ended,) = end(journal, by)
+    assert (ended.verdict.kind, ended.verdict.guardrail) == ("skip", "approval")
+    assert the_run(journal, action="gone")["outcome"] == "skipped"
+    # Its worker ends it by itself.
+    assert the_run(journal, action="a")["state"] == "awaiting_approval"
+
+
 @pytest.mark.parametrize("sizes", [{"examined": 7, "written": 2}, {"examined": 50, "written": 50}])
 def test_walk_over_a_long_queue_ends_all_and_writes_little_at_a_time(
     journal: Journal, clock: Clock, sizes: dict[str, int]

@@ -13,6 +13,9 @@ from receiver.declarations import Window
 from receiver.durations import format_duration
 from receiver.policies import Limits, Policy
 
+# The guardrail of runs whose action no worker has loaded.
+UNLOADED = "not loaded"
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -136,6 +139,49 @@ def is_open(policy: Policy, ends: Sequence[tuple[datetime, bool]]) -> bool:
         return False
     latest = ends[: policy.breaker.failures]
     return len(latest) == policy.breaker.failures and all(failed for _, failed in latest)
+
+
+def stale_since(policy: Policy, waits_since: datetime, reported_at: datetime) -> datetime:
+    """Return since when a run waits for a report of its alert.
+
+    `waits_since` is when it could have started, `reported_at` the latest report, or the time at
+    which a person asked for it.
+    """
+    return max(reported_at + policy.max_staleness, waits_since)
+
+
+def end_stale_wait(
+    policy: Policy, waits_since: datetime, reported_at: datetime, now: datetime
+) -> Verdict | None:
+    """Return that a run is skipped, whose alert has not been reported for too long; None: not yet.
+
+    A limit would have skipped it by then, too.
+    """
+    if now - stale_since(policy, waits_since, reported_at) < policy.max_delay:
+        return None
+    staleness, delay = (format_duration(one) for one in (policy.max_staleness, policy.max_delay))
+    reason = (
+        f"skipped: its alert was not reported for {staleness} (max_staleness), "
+        f"and for {delay} more (max_delay)"
+    )
+    return Verdict("skip", "max_staleness", reason)
+
+
+def end_unloaded_wait(
+    policy: Policy, action: str, unloaded_since: datetime | None, now: datetime
+) -> Verdict | None:
+    """Return what becomes of a run whose action no worker has loaded; None: it waits on.
+
+    `unloaded_since` is None at first: then it begins to be delayed.
+    """
+    reason = f"no worker has loaded the action {action}"
+    since = past(unloaded_since, now)
+    if since is None:
+        return Verdict("delay", UNLOADED, f"delayed: {reason}", now + policy.max_delay)
+    if now - since < policy.max_delay:
+        return None
+    delay = format_duration(policy.max_delay)
+    return Verdict("skip", UNLOADED, f"skipped: {reason} for {delay} (max_delay)")
 
 
 def _wait(policy: Policy, limits: Limits, history: History) -> Verdict | None:

@@ -192,14 +192,19 @@ class Operations:
             return f"{run['reason']}; due at {run['due_at']:%Y-%m-%d %H:%M:%S} UTC"
         key = (run["source"], run["fingerprint"], run["episode_action"])
         row = next(iter(_rows(connection, *key)), None)
-        staleness = self.rules.policy(run["action"]).max_staleness
+        policy = self.rules.policy(run["action"])
+        staleness = policy.max_staleness
         reports = [row.seen_at, run["retried_at"]] if row else []
         counted = [clock.past(at, now) for at in reports]
         is_fresh = any(at is not None and at >= now - staleness for at in counted)
         if row is not None and run["kind"] != "resolved" and not is_fresh:
+            reported_at = max(filter(None, counted), default=row.seen_at)
+            waits_since = max(run["due_at"], run["created_at"])
+            end = guardrails.stale_since(policy, waits_since, reported_at) + policy.max_delay
             return (
                 f"its alert was last reported at {row.seen_at:%Y-%m-%d %H:%M:%S} UTC, longer "
-                f"ago than max_staleness ({format_duration(staleness)}): it waits for a report"
+                f"ago than max_staleness ({format_duration(staleness)}): it waits for a report, "
+                f"and is skipped at {end:%Y-%m-%d %H:%M:%S} UTC"
             )
         busy = past.running_in_all
         if busy and runs_alone(run["interruptions"]):

@@ -85,7 +85,7 @@ class Policy:
         choices=("delay", "skip"),
     )
     max_delay: timedelta = setting(
-        "max_delay", "duration", "24h", "a run that limits delayed for longer is skipped"
+        "max_delay", "duration", "24h", "a run that was delayed for longer is skipped"
     )
     approval: str = setting(
         "approval",
@@ -104,7 +104,7 @@ class Policy:
         "max_staleness",
         "duration",
         "5h",
-        "a run whose alert was not reported for longer waits until it is",
+        "a run whose alert was not reported for longer waits, and is skipped after `max_delay`",
     )
     repeat_after: timedelta | None = setting(
         "repeat_after", "duration", None, "run again while the alert fires, so long after a success"

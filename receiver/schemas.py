@@ -120,7 +120,10 @@ WholeRunSchema = _row(
 
 def page_of(name: str, rows: type[Schema]) -> type[Schema]:
     """Return the schema of a page of rows, under their plural."""
-    meaning = "the cursor of the next page; null on the last one"
+    meaning = (
+        "the cursor of the next page; null on the last one. A page before the last can have fewer "
+        "rows than asked for, or none"
+    )
     return _Answer.from_dict(
         {
             name: fields.List(fields.Nested(rows)),

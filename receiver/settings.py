@@ -173,7 +173,13 @@ class Settings:
         "RECEIVER_LIMITS_MAX_CONCURRENT", "count", None, "runs of all actions at a time"
     )
     retention: timedelta = setting(
-        "RECEIVER_RETENTION", "duration", "30d", "how long finished runs are kept"
+        "RECEIVER_RETENTION", "duration", "30d", "how long runs and rejected alerts are kept"
+    )
+    audit_retention: timedelta | None = setting(
+        "RECEIVER_AUDIT_RETENTION", "duration", None, "the same for the audit; default: as runs"
+    )
+    episode_retention: timedelta = setting(
+        "RECEIVER_EPISODE_RETENTION", "duration", "400d", "how long re-sent alerts are known"
     )
     grace_period: timedelta = setting(
         "RECEIVER_GRACE_PERIOD",

@@ -4,6 +4,7 @@ import json
 import sys
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from receiver import tracing
 from receiver.cli.options import settings_options
@@ -11,6 +12,7 @@ from receiver.data_directory import check_data_directory
 from receiver.declarations import Setting, nearest
 from receiver.errors import JournalUnusableError, SettingsError
 from receiver.journal.dialects import check_url, shown_url
+from receiver.journal.durability import find_durability_risks
 from receiver.plugins import Actions, Plugin, rules_of, try_to_load
 from receiver.settings import Settings
 from receiver.sources import Source
@@ -48,6 +50,16 @@ def check(settings: Settings) -> None:
         f"ACTION_PLUGIN  {', '.join(settings.action_plugin) or 'not set: an alert names its own'}",
     ):
         click.echo(line)
+    for risk in _durability_risks(settings):
+        click.echo(f"warning        {risk}")
+
+
+def _durability_risks(settings: Settings) -> list[str]:
+    try:
+        return find_durability_risks(settings.journal_url)
+    except DBAPIError as error:
+        cause = str(error.orig).strip().partition("\n")[0]
+        return [f"the journal cannot be reached now, so its durability is unknown: {cause}"]
 
 
 def _describe_source(name: str, source: Source) -> str:

@@ -1,6 +1,7 @@
 """`receiver runs`, `receiver run` and `receiver rejected`: what is, and why."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,7 +16,8 @@ from receiver.cli.opened import (
 )
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
-from receiver.desk import OUTCOMES, STATES
+from receiver.desk import OUTCOMES, STATES, Desk
+from receiver.journal.reading import Row
 from receiver.settings import Settings
 
 
@@ -31,7 +33,7 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
     """List runs, the newest first: what ran, for what, how it ended, or why it waits."""
     equal: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     with opened(settings) as desk:
-        shown = desk.page_of_runs(limit, **equal).rows
+        shown = _newest_runs(desk, limit, equal)
         held = desk.holds()
     if as_json:
         print_json([plain(one) for one in shown])
@@ -56,6 +58,17 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
             for one in shown
         ],
     )
+
+
+def _newest_runs(desk: Desk, limit: int, equal: Mapping[str, Any]) -> list[Row]:
+    """Return the newest runs, of as many pages as that takes."""
+    found: list[Row] = []
+    cursor: str | None = ""
+    while cursor is not None and len(found) < limit:
+        page = desk.page_of_runs(limit - len(found), cursor, **equal)
+        found += page.rows
+        cursor = page.next
+    return found
 
 
 @click.command

@@ -192,12 +192,15 @@ def _worker(settings: Settings, has_started: SharedFlag, *, is_supervised: bool)
 def _work(
     settings: Settings, pool: "ExecutorPool", has_started: SharedFlag, is_supervised: bool
 ) -> int:
+    from receiver.journal.durability import warn_of_durability_risks
     from receiver.journal.journal import Journal
     from receiver.metrics.counts import WorkerCounts
     from receiver.metrics.sharing import count_as
     from receiver.worker.worker import Worker
 
     journal = Journal(settings.journal_url)
+    if not is_supervised:  # Else the web process warns.
+        warn_of_durability_risks(settings.journal_url)
     loaded = pool.loaded()
     count_as("worker")
     traces = tracing.start(settings, "worker")

@@ -8,7 +8,7 @@ stands once, so that what a later alert meets is what an earlier one left.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,8 @@ from receiver.subject import target_of
 # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999. Each has its statement.
 _CHUNKS = (1, 16, 400)
 _LONGEST_INDEXED = 200  # Characters: an index entry has a limit.
+# The time of a route is written at most so often.
+_ROUTE_RESOLUTION = timedelta(days=1)
 
 _EPISODE_NAMES = (
     "source", "fingerprint", "action", "starts_at", "mark_at", "seen_at", "receiver",
@@ -77,8 +79,20 @@ class _Statements:
         self.keep_rejected = Prepared(refused, _REJECTED_NAMES, compiler)
         is_open = sa.exists().where(tables.rejected.c.closed_at.is_(None))
         self.has_open_rejected = Prepared(sa.select(is_open), (), compiler)
-        routes = inserting(tables.routes).on_conflict_do_nothing()
+        routes = inserting(tables.routes)
+        routes = routes.on_conflict_do_update(
+            index_elements=["source", "receiver"],
+            set_={"resolved_at": routes.excluded.resolved_at},
+        )
         self.keep_routes = Prepared(routes, ("source", "receiver", "resolved_at"), compiler)
+        route = tables.routes.c
+        known = sa.select(route.resolved_at).where(
+            route.source == sa.bindparam("of_source"),
+            route.receiver == sa.bindparam("of_receiver"),
+            route.resolved_at > sa.bindparam("since"),
+            route.resolved_at <= sa.bindparam("until"),
+        )
+        self.find_route = Prepared(known, ("of_source", "of_receiver", "since", "until"), compiler)
         self.lock_rows = {}
         for size in _CHUNKS:
             names = [f"fingerprint_{number}" for number in range(size)]
@@ -378,9 +392,15 @@ def _is_taken_up(name: str, rule: str, routed: Routed) -> bool:
 def _write_routes(
     journal: Journal, connection: Connection, resolved_by: set[tuple[str, str]], now: datetime
 ) -> None:
-    if resolved_by:
-        values = [
-            {"source": source, "receiver": receiver, "resolved_at": now}
-            for source, receiver in sorted(resolved_by)
-        ]
-        _statements(journal.engine.dialect).keep_routes.execute(connection, values)
+    """Keep that these receivers send resolved alerts; retention deletes those that stopped."""
+    statements = _statements(journal.engine.dialect)
+    bound = {"since": now - _ROUTE_RESOLUTION, "until": now}
+    values = [
+        {"source": source, "receiver": receiver, "resolved_at": now}
+        for source, receiver in sorted(resolved_by)
+        if not statements.find_route.fetch(
+            connection, {"of_source": source, "of_receiver": receiver, **bound}
+        )
+    ]
+    if values:
+        statements.keep_routes.execute(connection, values)

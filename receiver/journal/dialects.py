@@ -243,6 +243,9 @@ _LIMITS = (
     "SET LOCAL idle_in_transaction_session_timeout = 5000"
 )
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS}"
+# A server, a database or a role may have set less. What is stronger stays.
+_DURABLE = "SET LOCAL synchronous_commit = on"
+_STRONGER = "remote_apply"
 _BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
 
 
@@ -277,15 +280,16 @@ class PostgreSQL:
         return None
 
     @staticmethod
-    def _set_up(connection: Any, record: object) -> None:
-        del record
+    def _set_up(connection: Any, record: Any) -> None:
+        (level,) = connection.execute("SHOW synchronous_commit").fetchone()
+        record.info["begin"] = _BEGIN if level == _STRONGER else f"{_BEGIN}; {_DURABLE}"
         # Behind a pooler, notifications that are another's may come: psycopg would hoard them.
         connection.add_notify_handler(ignore_notification)
 
     @staticmethod
     def _begin(connection: Connection) -> None:
         is_read = connection.get_execution_options().get(_READ)
-        connection.exec_driver_sql(_BEGIN_READ if is_read else _BEGIN)
+        connection.exec_driver_sql(_BEGIN_READ if is_read else connection.info["begin"])
 
     def check(self, engine: Engine) -> None:
         """Do nothing: the server looks after its files."""

@@ -213,30 +213,33 @@ def _update_delayed(
 
 
 _NOW: sa.BindParameter[Any] = sa.bindparam("now", type_=Instant())
+# The row of a run's episode, or of a newer one in its place.
+OF_EPISODE = (
+    (episode_rows.c.source == runs.c.source)
+    & (episode_rows.c.fingerprint == runs.c.fingerprint)
+    & (episode_rows.c.action == runs.c.episode_action)
+)
+_REPORTS = (sa.bindparam("fresh_since", type_=Instant()), sa.bindparam("latest", type_=Instant()))
+# Whether a run waits for no report. What a person asks for is as good as one.
+IS_FRESH = (
+    (runs.c.kind == "resolved")
+    | episode_rows.c.seen_at.is_(None)
+    | episode_rows.c.seen_at.between(*_REPORTS)
+    | runs.c.retried_at.between(*_REPORTS)
+)
 
 
 def _due_query(*when: sa.ColumnElement[bool]) -> sa.Select[Any]:
     busy, row = runs.alias("busy"), episode_rows
-    same_row = (
-        (row.c.source == runs.c.source)
-        & (row.c.fingerprint == runs.c.fingerprint)
-        & (row.c.action == runs.c.episode_action)
-    )
-    # What a person asks for is as good as a report.
-    fresh_since: sa.BindParameter[Any] = sa.bindparam("fresh_since", type_=Instant())
-    latest: sa.BindParameter[Any] = sa.bindparam("latest", type_=Instant())
-    fresh = row.c.seen_at.between(fresh_since, latest) | runs.c.retried_at.between(
-        fresh_since, latest
-    )
     return (
         sa.select(*_CLAIMED)
-        .select_from(runs.outerjoin(row, same_row))
+        .select_from(runs.outerjoin(row, OF_EPISODE))
         # Written out, not bound: only so is a partial index used.
         .where(
             runs.c.state == sa.literal_column("'queued'"),
             runs.c.action == sa.bindparam("of_action"),
             *when,
-            (runs.c.kind == "resolved") | row.c.seen_at.is_(None) | fresh,
+            IS_FRESH,
             ~sa.exists().where(
                 busy.c.state == sa.literal_column("'running'"),
                 busy.c.action == runs.c.action,

@@ -24,7 +24,7 @@ class Migrations:
 
 
 # The newest is written here, too: to look for it would cost each start; a test compares.
-OURS = Migrations(Path(__file__).parent / "migrations", "0003")
+OURS = Migrations(Path(__file__).parent / "migrations", "0004")
 
 
 def bring_up_to_date(

@@ -314,9 +314,11 @@ def verify_due(
 ) -> list[tuple[int, str]]:
     """Look what runs of these actions did to their alerts; return (run id, effect) pairs."""
     seen: list[tuple[int, str]] = []
-    if not _is_any(journal, runs.c.verify_at):
+    if not _is_any_due(journal, actions):
         return seen
     with journal.writing() as connection:
+        # Escalations are created under it: two actions may escalate the same alerts to a third.
+        journal.dialect.lock_claims(connection)
         now = journal.now(connection)
         query = (
             sa.select(runs)
@@ -350,50 +352,12 @@ def verify_due(
     return seen
 
 
-def expire_approvals(
-    journal: Journal, actions: Iterable[str], rules: Rules, limit: int = 100
-) -> list[int]:
-    """Skip the runs of these actions that nobody approved in time; return their numbers."""
-    if not _is_any(journal, runs.c.expires_at, "awaiting_approval"):
-        return []
-    with journal.writing() as connection:
-        now = journal.now(connection)
-        query = (
-            sa.select(runs)
-            .where(
-                runs.c.state == sa.literal_column("'awaiting_approval'"),
-                runs.c.expires_at <= now,
-                runs.c.action.in_(sorted(actions)),
-            )
-            .order_by(runs.c.expires_at, runs.c.id)
-            .limit(limit)  # Whole groups expire at once, and notifications are not to wait.
-        )
-        # Locked: a person may be approving one of them.
-        expired = connection.execute(journal.dialect.for_update(query, skip_locked=True)).all()
-        for run in expired:
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.id == run.id)
-                .values(
-                    state="finished", outcome="skipped", held_by="approval",
-                    reason="skipped: nobody approved it in time", finished_at=now,
-                )
-            )  # fmt: skip
-            this = EpisodeRun(
-                run.id, run.kind, run.ordinal, "finished", "skipped", run.attempts, None, False
-            )
-            follow = episodes.escalation(this, "skipped", rules.policy(run.action))
-            changes.apply(journal, connection, rules, follow, now)
-    return [run.id for run in expired]
-
-
-def _is_any(journal: Journal, column: sa.Column[Any], state: str = "finished") -> bool:
-    """Whether a time in this column has come for any run: a look that waits for nobody."""
+def _is_any_due(journal: Journal, actions: Iterable[str]) -> bool:
+    """Whether an effect of these actions is to be verified: a look that waits for nobody."""
     with journal.reading() as connection:
-        query = (
-            sa.select(runs.c.id)
-            .where(runs.c.state == sa.literal_column(f"'{state}'"))
-            .where(column.is_not(None), column <= journal.now(connection))
-            .limit(1)
+        query = sa.select(runs.c.id).where(
+            runs.c.verify_at.is_not(None),
+            runs.c.verify_at <= journal.now(connection),
+            runs.c.action.in_(sorted(actions)),
         )
-        return connection.execute(query).first() is not None
+        return connection.execute(query.limit(1)).first() is not None

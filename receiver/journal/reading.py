@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from receiver.alertmanager import storable
 from receiver.errors import CursorError, NotFoundError
 from receiver.journal.journal import Journal
+from receiver.journal.run_search import RunFilters, find_run_ids
 from receiver.journal.tables import (
     attempts,
     audit,
@@ -28,6 +29,7 @@ LARGE = ("alert", "result", "saved_state")
 LISTED = [column for column in runs.columns if column.name not in LARGE]
 _LISTED_REJECTED = [column for column in rejected.columns if column.name not in LARGE]
 _CURSOR = re.compile(r"\d{1,18}(\.\d{1,18})*", re.ASCII)
+_CHUNK = 500  # Older versions of SQLite take no more than 999 values.
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,21 @@ def page_of_runs(
 ) -> Page:
     """Return runs without what is large, the newest first, created from `since` on, not `until`.
 
-    `equal` names columns and the values they must have. Raises CursorError for no cursor of theirs.
+    `equal` names columns and the values they must have. A page that is not full has a cursor too,
+    if there are more runs to examine. Raises CursorError for no cursor of theirs.
     """
-    query = _with_values(sa.select(*LISTED), equal)
-    if since is not None:
-        query = query.where(runs.c.created_at >= since)
-    if until is not None:
-        query = query.where(runs.c.created_at < until)
-    return _page(journal, query, [runs.c.id], limit, cursor)
+    wanted = {
+        name: storable(value) if isinstance(value, str) else value for name, value in equal.items()
+    }
+    (before,) = _numbers_of(cursor, 1) if cursor else (None,)
+    with journal.reading() as connection:
+        found = find_run_ids(connection, RunFilters(wanted, since, until), limit, before)
+        rows: list[Row] = []
+        for start in range(0, len(found.ids), _CHUNK):
+            of_ids = runs.c.id.in_(found.ids[start : start + _CHUNK])
+            query = sa.select(*LISTED).where(of_ids).order_by(runs.c.id.desc())
+            rows += [dict(run) for run in connection.execute(query).mappings()]
+    return Page(rows, None if found.next is None else str(found.next))
 
 
 def page_of_episodes(journal: Journal, limit: int = 100, cursor: str = "") -> Page:
@@ -207,10 +216,7 @@ def _page(
     """Return the page after `cursor`: the numbers of `order`, of the last row that was seen."""
     keys = [sa.type_coerce(one, sa.BigInteger) for one in order]
     if cursor:
-        numbers = [int(one) for one in cursor.split(".")] if _CURSOR.fullmatch(cursor) else []
-        if len(numbers) != len(keys):
-            raise CursorError(f"{cursor[:64]!r} is no cursor that a page of these gave")
-        query = query.where(sa.tuple_(*keys) < sa.tuple_(*numbers))
+        query = query.where(sa.tuple_(*keys) < sa.tuple_(*_numbers_of(cursor, len(keys))))
     query = query.order_by(*(one.desc() for one in order)).limit(limit + 1)
     named = [one.label(f"key {number}") for number, one in enumerate(keys)]
     rows = _rows(journal, query.add_columns(*named))
@@ -218,6 +224,13 @@ def _page(
     if len(rows) <= limit:
         return Page(rows)
     return Page(rows[:limit], ".".join(str(number) for number in last[limit - 1]))
+
+
+def _numbers_of(cursor: str, number: int) -> list[int]:
+    numbers = [int(one) for one in cursor.split(".")] if _CURSOR.fullmatch(cursor) else []
+    if len(numbers) != number:
+        raise CursorError(f"{cursor[:64]!r} is no cursor that a page of these gave")
+    return numbers
 
 
 def _rows(journal: Journal, query: sa.Select[Any]) -> list[Row]:

@@ -141,7 +141,8 @@ INSTRUMENTS = (
     _gauge(
         "receiver_due_run_age_seconds",
         "action",
-        "how long the oldest queued run has been due; 0 when none is",
+        "how long the oldest queued run has been due, unless it waits for a report of its alert; "
+        "0 when none is",
     ),
     _gauge(
         "receiver_running_attempt_age_seconds",

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -19,17 +19,20 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection
 
 from receiver import guardrails
+from receiver.clock import latest_past
 from receiver.errors import JournalError
+from receiver.journal.activity import count_unfinished
+from receiver.journal.due import IS_FRESH, OF_EPISODE
 from receiver.journal.instances import living_workers
 from receiver.journal.journal import Journal
 from receiver.journal.past import Past
-from receiver.journal.tables import AT_ONCE, attempts, rejected, runs
+from receiver.journal.tables import AT_ONCE, Instant, attempts, episodes, rejected, runs
 from receiver.metrics.instruments import BY_NAME
 from receiver.plugins import Actions
 from receiver.policies import Rules
 
 _KEPT_SECONDS = 3.0
-_MOST = 100_000
+_MOST, _MOST_STALE = 100_000, 10_000
 # No action can have this name: of what the journal holds for actions that are not loaded.
 NOT_LOADED = "(not loaded)"
 _log = logging.getLogger(__name__)
@@ -37,27 +40,18 @@ _log = logging.getLogger(__name__)
 _STATES = ("queued", "running", "awaiting_approval")
 
 
-def _unfinished(state: str) -> sa.Select[Any]:
-    # Written out, not bound: only so is a partial index used.
-    some = (
-        sa.select(runs.c.action)
-        .where(runs.c.state == sa.literal_column(f"'{state}'"))
-        .limit(_MOST)
-        .subquery()
-    )
-    return sa.select(some.c.action, sa.func.count()).group_by(some.c.action)
-
-
-_UNFINISHED = {state: _unfinished(state) for state in _STATES}
-_QUEUED = (runs.c.state == sa.literal_column("'queued'")) & (
-    runs.c.action == sa.bindparam("of_action")
+_QUEUED = (
+    (runs.c.state == sa.literal_column("'queued'"))
+    & (runs.c.action == sa.bindparam("of_action"))
+    & (runs.c.due_at <= sa.bindparam("now", type_=Instant()))
 )
-_FIRST_AT_ONCE = (
-    sa.select(runs.c.created_at).where(_QUEUED, runs.c.due_at == AT_ONCE).order_by(runs.c.id)
-).limit(1)
-_FIRST_DUE = (
-    sa.select(runs.c.due_at).where(_QUEUED, runs.c.due_at > AT_ONCE).order_by(runs.c.due_at)
-).limit(1)
+_WAITING = (
+    sa.select(runs.c.created_at, runs.c.due_at, IS_FRESH.label("is_fresh"))
+    .select_from(runs.outerjoin(episodes, OF_EPISODE))
+    .limit(sa.bindparam("most"))
+)
+_AT_ONCE = _WAITING.where(_QUEUED, runs.c.due_at == AT_ONCE).order_by(runs.c.id)
+_TIMED = _WAITING.where(_QUEUED, runs.c.due_at > AT_ONCE).order_by(runs.c.due_at, runs.c.id)
 _RUNNING_SINCE = (
     sa.select(runs.c.action, sa.func.min(attempts.c.started_at).label("since"))
     .select_from(
@@ -138,20 +132,27 @@ class JournalState(Collector):
     def _read(self, connection: Connection, seen: _Seen) -> None:
         now = self._journal.now(connection)
         age_not_loaded = 0.0
-        for state, query in _UNFINISHED.items():
+        for state in _STATES:
             counts = dict.fromkeys(self._actions, 0)
-            for action, number in connection.execute(query):
+            for action, number in count_unfinished(connection, state).items():
                 known = action if action in counts else NOT_LOADED
                 counts[known] = counts.get(known, 0) + number
                 if known is NOT_LOADED and state == "queued":
-                    age_not_loaded = max(age_not_loaded, _due_age(connection, action, now))
+                    age_not_loaded = max(
+                        age_not_loaded,
+                        self._due_age(connection, action, now),
+                    )
             for action, number in counts.items():
                 seen.add("receiver_unfinished_runs", number, action, state)
         seen.add("receiver_due_run_age_seconds", age_not_loaded, NOT_LOADED)
         running_since = {one.action: one.since for one in connection.execute(_RUNNING_SINCE)}
         past = Past(connection, self._rules, now)
         for action in self._actions:
-            seen.add("receiver_due_run_age_seconds", _due_age(connection, action, now), action)
+            seen.add(
+                "receiver_due_run_age_seconds",
+                self._due_age(connection, action, now),
+                action,
+            )
             since = running_since.get(action)
             age = _age(since, now)
             seen.add("receiver_running_attempt_age_seconds", age, action)
@@ -166,11 +167,33 @@ class JournalState(Collector):
         if free is not None:
             seen.add("receiver_journal_free_bytes", free)
 
+    def _due_age(self, connection: Connection, action: str, now: datetime) -> float:
+        """Return how long the oldest run has been due that waits for no report of its alert."""
+        bound = {
+            "of_action": action,
+            "now": now,
+            "fresh_since": now - self._rules.policy(action).max_staleness,
+            "latest": latest_past(now),
+        }
+        ages = [0.0]
+        for query in (_AT_ONCE, _TIMED):
+            row = _first_fresh(connection, query, bound)
+            if row is not None:
+                ages.append(_age(row.created_at if query is _AT_ONCE else row.due_at, now))
+        return max(ages)
 
-def _due_age(connection: Connection, action: str, now: datetime) -> float:
-    bound = {"of_action": action}
-    found = (connection.execute(query, bound).scalar() for query in (_FIRST_AT_ONCE, _FIRST_DUE))
-    return max(_age(since, now) for since in found)
+
+def _first_fresh(
+    connection: Connection, query: sa.Select[Any], bound: Mapping[str, object]
+) -> Any | None:
+    # As a rule the first one is: only beside stale ones is it worth looking at many.
+    for most in (1, _MOST_STALE):
+        rows = connection.execute(query, {**bound, "most": most}).all()
+        if (row := next((row for row in rows if row.is_fresh), None)) is not None:
+            return row
+        if len(rows) < most:
+            break
+    return None
 
 
 def _age(since: datetime | None, now: datetime) -> float:

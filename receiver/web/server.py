@@ -17,6 +17,7 @@ from gunicorn.glogging import Logger
 
 from receiver import logs
 from receiver.errors import JournalUnavailableError, ReceiverError
+from receiver.journal.durability import warn_of_durability_risks
 from receiver.journal.journal import Journal
 from receiver.metrics.sharing import count_as
 from receiver.plugins import load_actions
@@ -194,6 +195,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         try:
             # Before plugins, which may change the directory that its path is relative to.
             self._journal = Journal(self._settings.journal_url)
+            warn_of_durability_risks(self._settings.journal_url)
             actions = load_actions(self._settings)
             logs.configure(self._settings.log_level, self._settings.log_format)
             self._tracing = start_tracing(self._settings, "web")

@@ -15,7 +15,7 @@ from functools import partial
 
 from receiver.errors import JournalDataError, JournalError
 from receiver.guardrails import Verdict
-from receiver.journal import claims, due, outcomes, reading, retention
+from receiver.journal import approvals, claims, due, outcomes, reading
 from receiver.journal.clock import correct_schedules
 from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
@@ -26,6 +26,7 @@ from receiver.metrics.counts import WorkerCounts
 from receiver.policies import AttemptEnd, AttemptOutcome
 from receiver.settings import Settings
 from receiver.tracing import Tracing
+from receiver.worker.cleaning import Cleaning
 from receiver.worker.dispatcher import Dispatcher, FinishedAttempt
 from receiver.worker.execution import describe_error
 from receiver.worker.executors import ExecutorPool
@@ -36,7 +37,6 @@ from receiver.worker.running import RunningAttempt, fields_of_row, log_end
 _POLL_SECONDS = 1.0
 _UPKEEP_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
-_CLEAN_SECONDS = 60.0
 # For killing, and for recording what was killed.
 _CUT_OFF_SECONDS = 3.0
 _log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class Worker:
         self._stopping = False
         self._was_rung = False
         self._is_due_left = False
+        self._cleaning = Cleaning(journal, self._actions, self._rules, settings, counts)
 
     def stop(self) -> None:
         """Stop claiming, let running attempts finish, and end; callable from a signal handler."""
@@ -90,6 +91,7 @@ class Worker:
                                            "instance": self._instance.id,
                                            "fork_server": self._pool.pid})  # fmt: skip
         self._judge_anew()
+        self._cleaning.start()
         while not self._stopping:
             wait = self._turn()
             if not self._stopping:
@@ -118,8 +120,6 @@ class Worker:
             self._look_after_running()
             if self._is_due("upkeep", _UPKEEP_SECONDS):
                 self._keep_up()
-            if self._clean():
-                return 0.0
             return self._seconds_until_due()
         except JournalError as error:
             self._note_failure(error)
@@ -155,7 +155,7 @@ class Worker:
         correct_schedules(self._journal)
         self._recover()
         loaded = self._actions
-        expired = outcomes.expire_approvals(self._journal, loaded, self._rules)
+        expired = approvals.expire_approvals(self._journal, loaded, self._rules)
         for run in reading.briefs_of(self._journal, expired).values():
             _log.warning("approval expired", extra=fields_of_row(run))
             self._counts.held_back(run["action"], "approval", "skip")
@@ -207,16 +207,6 @@ class Worker:
         for attempt in self._running.values():
             if attempt.run.id in wanted:
                 self._dispatcher.cancel(attempt, wanted[attempt.run.id])
-
-    def _clean(self) -> bool:
-        """Delete a batch of what is old, once a minute; return whether there may be more."""
-        if not self._is_due("cleaning", _CLEAN_SECONDS):
-            return False
-        deleted = retention.delete_old(self._journal, self._settings.retention)
-        if deleted:
-            _log.info("old rows deleted", extra={"rows": deleted})
-            del self._done["cleaning"]  # There may be more.
-        return bool(deleted)
 
     def _record_and_claim(self) -> bool:
         """Record what ended and claim what is due, in one transaction: one sync for both.
@@ -381,6 +371,7 @@ class Worker:
                 self._instance.close()
         except JournalError as error:
             self._note_failure(error)
+        self._cleaning.stop()
         self._journal.close()
         _log.info("worker stopped", extra={"pid": os.getpid()})
 

@@ -52,6 +52,7 @@ def _options() -> argparse.Namespace:
     add("--rows", nargs="*", choices=list(rows.ROWS), default=list(rows.ROWS), metavar="ROW",
         help=f"further questions to answer: {', '.join(rows.ROWS)} (default: all)")  # fmt: skip
     add("--journal-runs", type=_positive, default=1_000_000, help="of the full journal")
+    add("--day-runs", type=_positive, default=300_000, help="of one day, to be looked at")
     add("--queued", type=_positive, default=10_000, help="runs that a worker finds waiting")
     add("--breakdown", nargs="?", type=_positive, const=breakdown.SAMPLES, metavar="SAMPLES",
         help="show the stages of one request in one process, too")  # fmt: skip
@@ -113,7 +114,8 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
         print("\nfurther, median (lowest-highest), target", flush=True)
         warm_ups = min(1, options.warm_up)
         stand = rows.Stand(directory / "rows", options.rounds, options.seconds, warm_ups,
-                           options.journal_runs, options.queued)  # fmt: skip
+                           options.journal_runs, options.queued,
+                           options.day_runs)  # fmt: skip
         answers = rows.measure(stand, options.rows, partial(print, flush=True))
         more["rows"] = [asdict(one) for one in answers]
     print(f"\n{results.write(options.results, about, rounds, summaries, more)}")

@@ -331,6 +331,11 @@ def _kilobytes(pid: int, file: str, name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
+def cpu_seconds_of_tree(pid: int) -> float:
+    """Return the processor time that a process and those below it have used so far."""
+    return sum(_cpu_seconds(one) for one in _with_descendants(pid))
+
+
 def _cpu_seconds(pid: int) -> float:
     """Return the time in user and system mode of a process, and of children that it outlived."""
     try:

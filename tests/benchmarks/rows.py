@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import programs, shared_journal
+from tests.benchmarks import looks, programs, shared_journal
 from tests.benchmarks.contenders import (
     Bare,
     Busy,
@@ -43,6 +43,7 @@ class Stand:
     warm_ups: int = 1
     journal_runs: int = 1_000_000
     queued: int = 10_000
+    day_runs: int = 300_000
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def load(self, alerts: int = 1, connections: int = 16) -> Load:
@@ -230,6 +231,7 @@ ROWS: dict[str, Callable[[Stand], Iterator[Figure]]] = {
     "at-rest": at_rest,
     "replicas": shared_journal.two_replicas,
     "grown": shared_journal.grown,
+    "looks": looks.looks,
     "hook": programs.hook,
     "exec": programs.alerts_that_run_programs,
 }

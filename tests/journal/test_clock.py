@@ -9,13 +9,14 @@ import pytest
 from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
 from receiver.intake import intake_of
-from receiver.journal import activity, claims, outcomes, reading, requests, retention
+from receiver.journal import activity, approvals, claims, outcomes, reading, requests, retention
 from receiver.journal.acceptance import record
 from receiver.journal.clock import correct_schedules
 from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
+from receiver.journal.retention import Retention
 from receiver.policies import AttemptEnd, AttemptOutcome, Limits, Policy, Rules
 from receiver.routing import Catalog
 from tests.support.notifications import T0, alert, notification
@@ -25,6 +26,7 @@ ANN = Person("ann", "cli on desk")
 NONE = timedelta(0)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 DAY, YEAR = timedelta(days=1), timedelta(days=365)
+KEPT = Retention(30 * DAY, 400 * DAY, 30 * DAY)
 SUCCEEDED = AttemptEnd(AttemptOutcome.SUCCEEDED)
 FAILED = AttemptEnd(AttemptOutcome.FAILED, error="no")
 
@@ -181,7 +183,7 @@ def test_approval_expires_in_time(journal: Journal, clock: Clock) -> None:
     clock.now -= YEAR
     correct_schedules(journal, patience=NONE)
     clock.now += HOUR
-    assert outcomes.expire_approvals(journal, ["a"], by) == [1]
+    assert approvals.expire_approvals(journal, ["a"], by) == [1]
 
 
 def test_effect_is_looked_at_in_time(journal: Journal, clock: Clock) -> None:
@@ -256,10 +258,9 @@ def test_row_of_a_clock_ahead_is_deleted_with_what_was_created_after_it(
         run_one(journal, by, name)
         accept(journal, by, alert(name, "resolved", ends_at=clock.now))
     clock.now = began + 29 * DAY
-    assert retention.delete_old(journal, 30 * DAY) == 0
+    assert retention.delete_all_old(journal, KEPT) == 0
     clock.now = began + 31 * DAY
-    while retention.delete_old(journal, 30 * DAY):
-        pass
+    retention.delete_all_old(journal, KEPT)
     assert reading.list_runs(journal) == []
 
 

@@ -14,7 +14,7 @@ from receiver.alertmanager import parse_notification
 from receiver.declarations import Breaker, Window
 from receiver.errors import OperationError
 from receiver.intake import Counts, intake_of
-from receiver.journal import claims, due, outcomes, reading, requests, tables
+from receiver.journal import approvals, claims, due, outcomes, reading, requests, tables
 from receiver.journal.acceptance import record
 from receiver.journal.due import ClaimedRun
 from receiver.journal.journal import Journal
@@ -990,7 +990,7 @@ def test_run_waits_for_a_person_and_runs_once_approved(journal: Journal, clock: 
     (run,) = claim(journal, APPROVED)
     assert finish(journal, APPROVED, run).outcome == "succeeded"
     clock.move(minutes=20)
-    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
+    assert approvals.expire_approvals(journal, LOADED, APPROVED) == []
 
 
 def test_rejected_run_is_cancelled_for_good(journal: Journal) -> None:
@@ -1007,7 +1007,7 @@ def test_rejected_run_is_cancelled_for_good(journal: Journal) -> None:
 def test_group_that_nobody_approved_expires_in_parts(journal: Journal, clock: Clock) -> None:
     accept(journal, APPROVED, *(alert(f"f{number}") for number in range(130)))
     clock.move(minutes=20)
-    expire = lambda: len(outcomes.expire_approvals(journal, LOADED, APPROVED))  # noqa: E731
+    expire = lambda: len(approvals.expire_approvals(journal, LOADED, APPROVED))  # noqa: E731
     # Notifications wait for a few at a time, not for all of them.
     assert [expire() for _ in range(3)] == [100, 30, 0]
 
@@ -1018,9 +1018,9 @@ def test_what_nobody_approved_in_time_is_skipped_and_escalated(
     accept(journal, APPROVED, alert("f1"))
     clock.move(minutes=10)
     accept(journal, APPROVED, alert("f2"))
-    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
+    assert approvals.expire_approvals(journal, LOADED, APPROVED) == []
     clock.move(minutes=10)
-    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == [1]
+    assert approvals.expire_approvals(journal, LOADED, APPROVED) == [1]
     assert shown(journal) == [
         ("a", "fired", "skipped"),
         ("a", "fired", "awaiting_approval"),
@@ -1058,7 +1058,7 @@ def test_false_resolved_puts_an_unapproved_run_back_to_waiting_for_approval(
     accept(journal, APPROVED, alert())
     assert row(journal)["state"] == "awaiting_approval"
     assert row(journal)["expires_at"] == clock.now + 20 * MINUTE
-    assert outcomes.expire_approvals(journal, LOADED, APPROVED) == []
+    assert approvals.expire_approvals(journal, LOADED, APPROVED) == []
     assert claim(journal, APPROVED) == []
     requests.approve(journal, ANN, 1)
     assert len(claim(journal, APPROVED)) == 1
@@ -1208,7 +1208,7 @@ def test_retry_of_a_run_that_nobody_approved_is_its_approval(
 ) -> None:
     accept(journal, APPROVED, alert())
     clock.move(minutes=20)
-    outcomes.expire_approvals(journal, LOADED, APPROVED)
+    approvals.expire_approvals(journal, LOADED, APPROVED)
     requests.retry(journal, ANN, 1)
     assert row(journal)["approval"] == "approved"
     assert [run.action for run in claim(journal, APPROVED)] == ["a", "page"]
@@ -1305,10 +1305,10 @@ def test_worker_ends_nothing_of_actions_that_it_has_not_loaded(
     others = (["b", "page"], Rules())
     assert outcomes.recover_from(journal, "w1", *others, lambda: 0.5) == []
     assert outcomes.verify_due(journal, *others) == []
-    assert outcomes.expire_approvals(journal, *others) == []
+    assert approvals.expire_approvals(journal, *others) == []
     (ended,) = outcomes.recover_from(journal, "w1", LOADED, by, lambda: 0.5)
     assert (ended.ended.run_id, row(journal, second.id)["outcome"]) == (second.id, "unknown")
-    assert outcomes.expire_approvals(journal, LOADED, by) == [3]
+    assert approvals.expire_approvals(journal, LOADED, by) == [3]
 
 
 @pytest.mark.parametrize("number", [-1, 0, -(10**20), 10**20])
@@ -1348,7 +1348,7 @@ def _ended(end: AttemptEnd) -> Make:
 def _skipped(journal: Journal, clock: Clock) -> None:
     accept(journal, APPROVED, alert())
     clock.move(hours=1)
-    outcomes.expire_approvals(journal, LOADED, APPROVED)
+    approvals.expire_approvals(journal, LOADED, APPROVED)
 
 
 def _unknown(journal: Journal, clock: Clock) -> None:

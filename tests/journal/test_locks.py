@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
+from threading import Barrier, BrokenBarrierError, local
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +13,7 @@ import sqlalchemy as sa
 from receiver.alertmanager import parse_notification
 from receiver.episodes import PutBack
 from receiver.intake import intake_of
-from receiver.journal import changes, claims, due, outcomes, reading, requests
+from receiver.journal import approvals, changes, claims, due, outcomes, reading, requests
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
@@ -115,8 +118,8 @@ def test_approval_that_comes_as_the_time_runs_out_is_not_overwritten(
             sa.update(runs).values(state="queued", approval="approved", reason="approved by ann")
         )
         # What an approval under way has locked is left for the next look.
-        assert outcomes.expire_approvals(journal, ["a"], by) == []
-    assert outcomes.expire_approvals(journal, ["a"], by) == []
+        assert approvals.expire_approvals(journal, ["a"], by) == []
+    assert approvals.expire_approvals(journal, ["a"], by) == []
     assert reading.find_run(journal, 1)["state"] == "queued"
 
 
@@ -161,3 +164,58 @@ def test_run_that_is_deleted_before_it_is_put_back_is_left_out(journal: Journal)
         connection.execute(sa.delete(runs))
         changes.apply(journal, connection, by, [PutBack(1, "it fires again")], T0)
     assert reading.list_runs(journal) == []
+
+
+def escalating(journal: Journal, now: list[datetime]) -> tuple[Rules, list[Ended]]:
+    """Let two actions of the same two alerts escalate to one: `a` unapproved, `b` failed."""
+    a = Policy(approval="required", escalate_to="page")
+    by = Rules(policies={"a": a, "b": Policy(max_attempts=1, escalate_to="page")})
+    catalog = Catalog(frozenset({"a", "b"}))
+    for name in ("f1", "f2"):
+        body = parse_notification(notification(alert(name)))
+        record(journal, [intake_of(body, "", "a", (), catalog)], by)
+        record(journal, [intake_of(body, "", "b", (), catalog)], by)
+    claimed = claims.claim_due_runs(journal, "w1", ["b"], 2, by).claimed
+    assert len(claimed) == 2
+    now[0] += timedelta(hours=2)
+    # The other way round than by key.
+    with journal.writing() as connection:
+        of_first = sa.update(runs).where(runs.c.action == "a", runs.c.fingerprint == "f1")
+        connection.execute(of_first.values(expires_at=now[0] - timedelta(minutes=1)))
+    failed = AttemptEnd(AttemptOutcome.FAILED, error="no")
+    return by, [Ended(run.id, run.attempt, failed) for run in claimed]
+
+
+def in_step(journal: Journal, *work: Callable[[], object]) -> list[Future[object]]:
+    """Do some work at a time, each held after its first new run until the others are there too.
+
+    Locks keep them apart, so each goes on after a second.
+    """
+    barrier, mine = Barrier(len(work)), local()
+
+    def hold(conn: Any, cursor: Any, statement: str, *rest: object) -> None:
+        del conn, cursor, rest
+        if statement.startswith("INSERT INTO runs") and not hasattr(mine, "held"):
+            mine.held = True
+            with suppress(BrokenBarrierError):
+                barrier.wait(1.0)
+
+    sa.event.listen(journal.engine, "after_cursor_execute", hold)
+    with ThreadPoolExecutor(len(work)) as pool:
+        begun = [pool.submit(one) for one in work]
+    sa.event.remove(journal.engine, "after_cursor_execute", hold)
+    return begun
+
+
+def test_expired_approvals_and_failed_runs_escalate_at_once_without_a_deadlock(
+    journal: Journal, now: list[datetime]
+) -> None:
+    by, ended = escalating(journal, now)
+    expired, recorded = in_step(
+        journal,
+        lambda: approvals.expire_approvals(journal, ["a", "b"], by),
+        lambda: outcomes.record_ends(journal, "w1", ended, by, lambda: 0.5),
+    )
+    assert len(expired.result(timeout=30)) == 2  # type: ignore[arg-type]
+    assert len(recorded.result(timeout=30)) == 2  # type: ignore[arg-type]
+    assert len(reading.list_runs(journal, kind="escalation")) == 2

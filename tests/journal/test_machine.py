@@ -30,11 +30,12 @@ from hypothesis.stateful import (
 from receiver.alertmanager import parse_notification
 from receiver.errors import OperationError
 from receiver.intake import intake_of
-from receiver.journal import claims, outcomes, requests, retention, tables
+from receiver.journal import approvals, claims, outcomes, requests, retention, tables
 from receiver.journal.acceptance import record
 from receiver.journal.journal import Journal
 from receiver.journal.outcomes import Ended
 from receiver.journal.requests import Person
+from receiver.journal.retention import Retention
 from receiver.journal.saved_state import save_state
 from receiver.policies import AttemptEnd, AttemptOutcome, Policy, Rules
 from receiver.routing import Catalog
@@ -312,8 +313,7 @@ class Story(RuleBasedStateMachine):
         self.now += by
         self.model.now = self.now
         if cleans:
-            while retention.delete_old(self.journal, RETENTION):
-                pass
+            retention.delete_all_old(self.journal, Retention(RETENTION, RETENTION, RETENTION))
             self.model.forget(RETENTION)
 
     # Workers.
@@ -326,7 +326,7 @@ class Story(RuleBasedStateMachine):
             self._claim(worker, slots)
         effects = dict(outcomes.verify_due(self.journal, ACTIONS, self.rules))
         assert effects == {self.ids[one]: effect for one, effect in self.model.verify().items()}
-        expired = set(outcomes.expire_approvals(self.journal, ACTIONS, self.rules))
+        expired = set(approvals.expire_approvals(self.journal, ACTIONS, self.rules))
         assert expired == {self.ids[one] for one in self.model.expire()}
 
     def _claim(self, worker: int, slots: int) -> list[Run]:

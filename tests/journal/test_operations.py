@@ -677,7 +677,7 @@ WAITING: Mapping[str, tuple[Prepare, int, str]] = {
     "stale": (
         _stale, 1,
         "its alert was last reported at 2026-01-02 03:05:05 UTC, longer ago than max_staleness "
-        "(5h): it waits for a report",
+        "(5h): it waits for a report, and is skipped at 2026-01-03 08:05:05 UTC",
     ),
     "paused": (_paused_and_accepted, 1, "paused: by ann: deploy"),
     "delayed and paused": (_delayed_and_paused, 2, "paused: by ann"),

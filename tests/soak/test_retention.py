@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.alertmanager import parse_notification
-from receiver.journal import retention
 from receiver.journal.journal import Journal
-from receiver.journal.tables import AT_ONCE, attempts, episodes, rejected, runs
+from receiver.journal.retention import Retention, RetentionWalk
+from receiver.journal.tables import rejected
+from tests.support.grown import put_finished
 from tests.support.notifications import alert, notification
 from tests.support.receivers import Receiver
 from tests.support.traffic import Traffic
@@ -28,79 +29,13 @@ RETENTION = timedelta(hours=1)
 KEPT = {"young": 500, "long firing": 500}
 
 
-def put(journal: Journal, kind: str, number: int, at: datetime, is_open: bool) -> None:
-    """Put finished runs, each with its attempt and its episode, into a journal."""
-    names = [f"{kind} {one}" for one in range(number)]
-    identity: dict[str, Any] = {"source": "", "action": "witness", "starts_at": at}
-    with journal.writing() as connection:
-        connection.execute(
-            sa.insert(episodes),
-            [
-                {
-                    **identity,
-                    "fingerprint": name,
-                    "mark_at": at,
-                    "seen_at": at,
-                    "closed_at": None if is_open else at,
-                }
-                for name in names
-            ],
-        )
-        connection.execute(
-            sa.insert(runs),
-            [
-                {
-                    **identity,
-                    "fingerprint": name,
-                    "kind": "fired",
-                    "ordinal": 0,
-                    "episode_action": "witness",
-                    "target": name,
-                    "alert_name": _ALERT.name,
-                    "alert": _ALERT.to_json(),
-                    "receiver": "",
-                    "external_url": "",
-                    "created_at": at,
-                    "received_at": at,
-                    "state": "finished",
-                    "outcome": "succeeded",
-                    "reason": "the action succeeded",
-                    "due_at": AT_ONCE,
-                    "attempts": 1,
-                    "started_at": at,
-                    "finished_at": at,
-                }
-                for name in names
-            ],
-        )
-        found = connection.execute(sa.select(runs.c.id).where(runs.c.fingerprint.like(kind + " %")))
-        connection.execute(
-            sa.insert(attempts),
-            [
-                {
-                    "run_id": run_id,
-                    "number": 1,
-                    "action": "witness",
-                    "kind": "fired",
-                    "target": "",
-                    "dry_run": False,
-                    "owner": "worker-gone-1-00000000",
-                    "started_at": at,
-                    "finished_at": at,
-                    "outcome": "succeeded",
-                }
-                for run_id in found.scalars()
-            ],
-        )
-
-
 def fill(url: str) -> Journal:
     """Open a journal with much that is old, and some that must stay."""
     journal = Journal(url)
     long_ago, lately = datetime.now(UTC) - 2 * RETENTION, datetime.now(UTC) - RETENTION / 10
-    put(journal, "old", _OLD, long_ago, is_open=False)
-    put(journal, "young", KEPT["young"], lately, is_open=False)
-    put(journal, "long firing", KEPT["long firing"], long_ago, is_open=True)
+    put_finished(journal, "old", _OLD, long_ago)
+    put_finished(journal, "young", KEPT["young"], lately)
+    put_finished(journal, "long firing", KEPT["long firing"], long_ago, open_seen_at=lately)
     with journal.writing() as connection:
         connection.execute(
             sa.insert(rejected),
@@ -147,10 +82,10 @@ def check_kept(record: Record) -> None:
 def test_batch_of_deletions_works_for_less_than_50_ms(tmp_path: Path) -> None:
     journal = fill(f"sqlite:///{tmp_path / 'journal.db'}")
     seconds: list[float] = []
-    deleted = -1
-    while deleted:
+    walk, is_over = RetentionWalk(journal, Retention(RETENTION, RETENTION, RETENTION)), False
+    while not is_over:
         began = time.thread_time()
-        deleted = retention.delete_old(journal, RETENTION)
+        _, is_over = walk.step()
         seconds.append(time.thread_time() - began)
     journal.close()
     # Its own work, and not each of them: whatever else the machine does can make any one slow, its
@@ -167,6 +102,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], Receiver]]:
     data.mkdir()
     fill(f"sqlite:///{data / 'journal.db'}").close()
     environment = {"RECEIVER_DATA_DIR": str(data), "RECEIVER_RETENTION": "1h"}
+    environment["RECEIVER_EPISODE_RETENTION"] = "1h"
     environment |= Witness(tmp_path).environment
     started: list[Receiver] = []
 

@@ -92,7 +92,8 @@ class Model:
         self.now = now
         self.rows: dict[tuple[str, str], Row] = {}
         self.runs: dict[Identity, Run] = {}
-        self.receivers_that_resolve: set[str] = set()
+        # Of each, when it last sent a resolved alert, as far as that is written.
+        self.receivers_that_resolve: dict[str, datetime] = {}
 
     # What Alertmanager says.
 
@@ -161,7 +162,9 @@ class Model:
 
     def resolve(self, fingerprint: str, ends_at: datetime | None, receiver: str) -> None:
         """Tell that an alert is resolved, whatever the route."""
-        self.receivers_that_resolve.add(receiver)
+        last = self.receivers_that_resolve.get(receiver)
+        if last is None or self.now >= last + timedelta(days=1):
+            self.receivers_that_resolve[receiver] = self.now
         for (of_alert, action), row in self.rows.items():
             is_later = ends_at is None or ends_at > min(row.starts_at, row.mark_at)
             if of_alert == fingerprint and row.closed_at is None and is_later:
@@ -406,13 +409,17 @@ class Model:
         before = self.now - retention
         for identity, run in list(self.runs.items()):
             row = self._row_of(run)
-            is_open = row is not None and row.closed_at is None
+            is_firing = row is not None and row.closed_at is None and row.seen_at >= before
             is_old = run.finished_at is not None and run.finished_at < before
-            if is_old and not is_open and run.verify_at is None:
+            is_verified = run.verify_at is None or run.verify_at < before
+            if is_old and not is_firing and is_verified:
                 del self.runs[identity]
+        for receiver, at in list(self.receivers_that_resolve.items()):
+            if at < before:
+                del self.receivers_that_resolve[receiver]
         left = {(run.fingerprint, run.episode_action) for run in self.runs.values()}
         for key, row in list(self.rows.items()):
-            if row.closed_at is not None and row.seen_at < before and key not in left:
+            if row.seen_at < before and key not in left:
                 del self.rows[key]
 
     # What they have in common.

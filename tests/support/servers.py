@@ -84,6 +84,12 @@ class Server:
         return Path(f"/proc/{self._holder.pid}/root{self.data}")
 
     @property
+    def pid(self) -> int:
+        """The number of its first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self._process is not None and self._process.poll() is None

@@ -59,6 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> _Run:
         "--warm-up=0",
         "--breakdown=3",
         "--journal-runs=500",
+        "--day-runs=500",
         "--queued=50",
         f"--connections={_CONNECTIONS}",
     ]
@@ -119,7 +120,7 @@ def test_ratios_are_printed_as_finite_positive_numbers(run: _Run, contender: str
 
 def test_every_further_question_is_answered_with_a_finite_positive_figure(run: _Run) -> None:
     answers = run.result["rows"]
-    assert len(answers) == 19
+    assert len(answers) == 23
     for answer in answers:
         assert all(math.isfinite(one) and one > 0 for one in answer["ratio"].values())
         assert f"\n{answer['what']} " in run.printed

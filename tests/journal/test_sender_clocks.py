@@ -13,7 +13,7 @@ Some things look the same from outside, so they do not happen here:
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -241,11 +241,18 @@ class Conversations(RuleBasedStateMachine):
         self.journal.close()
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal in which nothing has happened, to copy."""
+    file = tmp_path_factory.mktemp("journal") / "empty.db"
+    Journal(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def new_journal(tmp_path: Path) -> Iterator[Callable[[Clock], Journal]]:
-    """A function that returns an empty journal, at another place than the last one."""
-    empty, copy = tmp_path / "empty.db", tmp_path / "copy.db"
-    Journal(f"sqlite:///{empty}").close()
+def new_journal(tmp_path: Path, empty: Path) -> Callable[[Clock], Journal]:
+    """A function that returns an empty journal, in the place of the last one."""
+    copy = tmp_path / "copy.db"
 
     def new(clock: Clock) -> Journal:
         for old in tmp_path.glob("copy.db*"):
@@ -253,7 +260,7 @@ def new_journal(tmp_path: Path) -> Iterator[Callable[[Clock], Journal]]:
         shutil.copy(empty, copy)
         return Journal(f"sqlite:///{copy}", clock)
 
-    yield new
+    return new
 
 
 PAIRS = {
@@ -271,7 +278,7 @@ def test_each_real_episode_runs_once_whatever_the_clocks_of_its_senders_say(
     run_state_machine_as_test(
         lambda: Conversations(new_journal, errors),
         settings=settings(
-            max_examples=LONG or 25,
+            max_examples=LONG or 15,
             stateful_step_count=25,
             deadline=None,
             database=None,

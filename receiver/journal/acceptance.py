@@ -23,9 +23,8 @@ from receiver.journal import changes, tables
 from receiver.journal.dialects import DIALECTS, Key
 from receiver.journal.journal import Journal
 from receiver.journal.prepared import Prepared
-from receiver.journal.rejections import set_missing_starts
+from receiver.journal.rejections import is_taken_up, set_missing_starts
 from receiver.policies import Rules
-from receiver.routing import UNUSABLE
 from receiver.subject import target_of
 
 # Keys in one IN (…): SQLite takes 32,766 values in all, older ones 999. Each has its statement.
@@ -368,7 +367,7 @@ def _close_rejections(
             key = (found.source, found.fingerprint, found.name)
             if routed is None or key in still_refused:
                 continue
-            if not routed.alert.is_resolved and not _is_taken_up(found.name, found.rule, routed):
+            if not routed.alert.is_resolved and not is_taken_up(found.name, found.rule, routed):
                 continue
             closed_by = "resolved" if routed.alert.is_resolved else "taken up"
             connection.execute(
@@ -376,17 +375,6 @@ def _close_rejections(
                 .where(table.c.id == found.id)
                 .values(closed_at=now, closed_by=closed_by)
             )
-
-
-def _is_taken_up(name: str, rule: str, routed: Routed) -> bool:
-    """Whether what was refused under a name is not refused any more.
-
-    A notification by another route says nothing about it: one that names its action by the path,
-    about what alerts name, and the other way round.
-    """
-    return (
-        name in routed.route.actions or rule == UNUSABLE or "path" not in (rule, routed.route.rule)
-    )
 
 
 def _write_routes(

@@ -245,7 +245,6 @@ _LIMITS = (
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_LIMITS}"
 # A server, a database or a role may have set less. What is stronger stays.
 _DURABLE = "SET LOCAL synchronous_commit = on"
-_STRONGER = "remote_apply"
 _BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
 
 
@@ -282,7 +281,7 @@ class PostgreSQL:
     @staticmethod
     def _set_up(connection: Any, record: Any) -> None:
         (level,) = connection.execute("SHOW synchronous_commit").fetchone()
-        record.info["begin"] = _BEGIN if level == _STRONGER else f"{_BEGIN}; {_DURABLE}"
+        record.info["begin"] = _BEGIN if level == "remote_apply" else f"{_BEGIN}; {_DURABLE}"
         # Behind a pooler, notifications that are another's may come: psycopg would hoard them.
         connection.add_notify_handler(ignore_notification)
 

@@ -1,4 +1,4 @@
-"""Rejected alerts whose startsAt cannot be read."""
+"""What is rejected: since when, and until when."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,7 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from receiver.alert import NO_START
+from receiver.intake import Routed
 from receiver.journal.tables import rejected
+from receiver.routing import UNUSABLE
 
 _CHUNK = 400
 
@@ -31,3 +33,14 @@ def set_missing_starts(
             known[found.source, found.fingerprint] = found.starts_at
     for values in missing:
         values["starts_at"] = known.get((values["source"], values["fingerprint"]), now)
+
+
+def is_taken_up(name: str, rule: str, routed: Routed) -> bool:
+    """Whether what was refused under a name is not refused any more.
+
+    A notification by another route says nothing about it: one that names its action by the path,
+    about what alerts name, and the other way round.
+    """
+    return (
+        name in routed.route.actions or rule == UNUSABLE or "path" not in (rule, routed.route.rule)
+    )

@@ -25,7 +25,7 @@ from receiver.journal.tables import (
 
 Row = dict[str, Any]
 # Up to 64 KiB each, of up to a thousand rows: `find_run` and `find_rejected` return them.
-LARGE = ("alert", "result", "saved_state")
+LARGE = ("alert",)
 LISTED = [column for column in runs.columns if column.name not in LARGE]
 _LISTED_REJECTED = [column for column in rejected.columns if column.name not in LARGE]
 _CURSOR = re.compile(r"\d{1,18}(\.\d{1,18})*", re.ASCII)

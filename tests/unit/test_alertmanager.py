@@ -1014,6 +1014,13 @@ def test_text_that_is_too_long_is_cut_and_says_so(key: str) -> None:
             assert getattr(named, key) == {kept: "x"}
 
 
+@pytest.mark.parametrize("key", ["receiver", "groupKey", "externalURL"])
+def test_long_text_of_the_envelope_is_cut(key: str) -> None:
+    found = parse_notification(notification(alert(), **{key: "x" * 1_000_000}))
+
+    assert "x" * 2_048 in (found.receiver, found.group_key, found.external_url)
+
+
 def size_of(one: Alert) -> int:
     return len(one.to_json().encode())
 

@@ -150,3 +150,30 @@ def test_large_notifications_are_parsed_one_at_a_time(
 
     in_threads(6, post)
     assert at_a_time.most == 1
+
+
+def test_large_notification_is_answered_503_when_another_takes_too_long(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, may_end, parse = threading.Event(), threading.Event(), webhook.parse_notification
+
+    def stuck(body: bytes) -> Notification:
+        if len(body) > 100_000:
+            has_begun.set()
+            assert may_end.wait(60)
+        return parse(body)
+
+    monkeypatch.setattr(webhook, "parse_notification", stuck)
+    large = notification(alert("f", annotations={f"n{one}": "x" * 10_000 for one in range(12)}))
+
+    def post(body: bytes) -> tuple[int, str | None]:
+        answer = app.test_client().post("/webhook", data=body, content_type="application/json")
+        return answer.status_code, answer.headers.get("Retry-After")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, large)
+        assert has_begun.wait(60)
+        assert post(large) == (503, "5")
+        assert post(notification(alert("small"))) == (200, None)
+        may_end.set()
+        assert first.result(60) == (200, None)

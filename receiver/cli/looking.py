@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -16,8 +16,8 @@ from receiver.cli.opened import (
 )
 from receiver.cli.options import settings_options
 from receiver.cli.terminal import safe
-from receiver.desk import OUTCOMES, STATES, Desk
-from receiver.journal.reading import Row
+from receiver.desk import OUTCOMES, STATES
+from receiver.journal.reading import Page, Row
 from receiver.settings import Settings
 
 
@@ -33,7 +33,7 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
     """List runs, the newest first: what ran, for what, how it ended, or why it waits."""
     equal: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     with opened(settings) as desk:
-        shown = _newest_runs(desk, limit, equal)
+        shown = newest_runs(desk, limit, equal)
         held = desk.holds()
     if as_json:
         print_json([plain(one) for one in shown])
@@ -60,7 +60,14 @@ def runs(settings: Settings, as_json: bool, limit: int, **wanted: str | None) ->
     )
 
 
-def _newest_runs(desk: Desk, limit: int, equal: Mapping[str, Any]) -> list[Row]:
+class PagesOfRuns(Protocol):
+    """Where runs are looked for page by page."""
+
+    def page_of_runs(self, limit: int, cursor: str = "", **equal: Any) -> Page:
+        """See Desk."""
+
+
+def newest_runs(desk: PagesOfRuns, limit: int, equal: Mapping[str, Any]) -> list[Row]:
     """Return the newest runs, of as many pages as that takes."""
     found: list[Row] = []
     cursor: str | None = ""

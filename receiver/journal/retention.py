@@ -94,7 +94,7 @@ class RetentionWalk:
             _Kept(runs, runs.c.created_at, before, _finished_run(before, latest_past(now))),
             _Kept(rejected, rejected.c.seen_at, before),
             _Kept(audit, audit.c.at, now - self._retention.audit),
-            _Kept(episodes, episodes.c.seen_at, now - self._retention.episodes, (~_has_run(),)),
+            _Kept(episodes, episodes.c.seen_at, now - self._retention.episodes, (_has_no_run(),)),
         )
         walked = [self._walked.get(kept.table.name, (kept.cursor, kept.newest)) for kept in rows]
         return [
@@ -178,26 +178,37 @@ def _finished_run(before: datetime, latest: datetime) -> tuple[_Condition, ...]:
     What follows a resolved alert needs the runs of its episode. An effect that nobody has verified
     for so long is not verified any more.
     """
-    is_firing = sa.exists().where(
-        episodes.c.source == runs.c.source,
-        episodes.c.fingerprint == runs.c.fingerprint,
-        episodes.c.action == runs.c.episode_action,
-        episodes.c.starts_at == runs.c.starts_at,
-        episodes.c.closed_at.is_(None),
-        episodes.c.seen_at.between(before, latest),
+    # A value, not EXISTS: PostgreSQL could read all episodes to answer that for a few runs.
+    firing_at = (
+        sa.select(episodes.c.seen_at)
+        .where(
+            episodes.c.source == runs.c.source,
+            episodes.c.fingerprint == runs.c.fingerprint,
+            episodes.c.action == runs.c.episode_action,
+            episodes.c.starts_at == runs.c.starts_at,
+            episodes.c.closed_at.is_(None),
+        )
+        .scalar_subquery()
     )
+    is_firing = sa.func.coalesce(firing_at, sa.literal_column("0")).between(before, latest)
     # What a clock finished that was ahead is as old as its creation.
     is_old = (runs.c.finished_at < before) | (runs.c.finished_at > latest)
     is_verified = runs.c.verify_at.is_(None) | (runs.c.verify_at < before)
     return runs.c.state == sa.literal_column("'finished'"), is_old, is_verified, ~is_firing
 
 
-def _has_run() -> _Condition:
-    return sa.exists().where(
-        runs.c.source == episodes.c.source,
-        runs.c.fingerprint == episodes.c.fingerprint,
-        runs.c.episode_action == episodes.c.action,
+def _has_no_run() -> _Condition:
+    some_run = (
+        sa.select(runs.c.id)
+        .where(
+            runs.c.source == episodes.c.source,
+            runs.c.fingerprint == episodes.c.fingerprint,
+            runs.c.episode_action == episodes.c.action,
+        )
+        .limit(1)
+        .scalar_subquery()
     )
+    return some_run.is_(None)
 
 
 def _delete_routes(journal: Journal, before: datetime, limit: int) -> tuple[int, bool]:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.alertmanager import parse_notification
+from receiver.cli.looking import newest_runs
 from receiver.errors import CursorError
 from receiver.intake import intake_of
 from receiver.journal import activity, claims, outcomes, reading
@@ -152,3 +153,20 @@ def test_counts_of_the_last_day_are_those_of_the_runs(journal: Journal) -> None:
         for hour, ends in hours.items()
         for outcome, number in ends.items()
     }
+
+
+class Pages:
+    """A desk whose pages are not full, as those of a rare kind of runs are not."""
+
+    def page_of_runs(self, limit: int, cursor: str = "", **equal: object) -> reading.Page:
+        """Return one run on every second page."""
+        assert equal == {"kind": "repeat"}
+        number = int(cursor or 0)
+        rows = [{"id": number}] if number % 2 else []
+        return reading.Page(rows[:limit], str(number + 1) if number < 9 else None)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(2, [1, 3]), (50, [1, 3, 5, 7, 9])])
+def test_command_looks_further_until_it_has_enough(limit: int, expected: list[int]) -> None:
+    rows = newest_runs(Pages(), limit, {"kind": "repeat"})
+    assert [row["id"] for row in rows] == expected

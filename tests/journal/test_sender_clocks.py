@@ -166,6 +166,12 @@ class Conversations(RuleBasedStateMachine):
     def is_reported(self, which: int) -> None:
         self._reports(self.peers[which % len(self.peers)])
 
+    @precondition(lambda self: self.is_firing)
+    @rule()
+    def all_report(self) -> None:
+        for peer in self.peers:
+            self._reports(peer)
+
     @precondition(lambda self: self.is_firing and self.delivered)
     @rule(which=st.integers(0, 5))
     def is_sent_again(self, which: int) -> None:

@@ -2,6 +2,8 @@
 
 The children are forked, so that they share the memory of the modules that they all import. The
 supervisor is a subreaper: every process whose parent dies becomes its child, and is reaped here.
+It logs what they print, see `captured_output`. Its own output leads where it did, so that it never
+waits for itself.
 """
 
 import gc
@@ -19,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from receiver import logs
+from receiver.captured_output import PrintedOutput
 from receiver.processes import (
     AT_ONCE_SIGNALS,
     DRAIN_SIGNALS,
@@ -101,6 +104,7 @@ class Supervisor:
         self._grace = grace.total_seconds()
         self._is_stopping = False
         self._stops_at_once = False
+        self._printed = PrintedOutput()
         self._awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         ignore_operator_signals(has_terminal=True)
@@ -131,11 +135,14 @@ class Supervisor:
                     self._wait(self._seconds_until_due())
         finally:
             code = self._end_children() or code
+            self._printed.log_rest()
         return code
 
     def _wait(self, seconds: float) -> None:
-        """Wait for a signal, at most so long; then reap what was adopted and has ended."""
-        select.select([self._awake], [], [], max(0.0, seconds))
+        """Wait for a signal or for output, at most so long; then log, and reap what was adopted."""
+        seconds = max(0.0, min(seconds, self._printed.pause_seconds()))
+        select.select([self._awake, *self._printed.descriptors()], [], [], seconds)
+        self._printed.log_lines()
         with suppress(BlockingIOError):
             for number in set(os.read(self._awake, 4096)).intersection(IGNORED_SIGNALS):
                 name = signal.Signals(number).name
@@ -205,7 +212,7 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         """Start a child; without a process, when the machine cannot fork now."""
-        process = _FORK.Process(target=_live, args=(child.program, child.has_started, os.getpid()))
+        process = _FORK.Process(target=_live, args=(child, os.getpid(), self._printed))
         child.started_at = time.monotonic()
         # A signal that arrives now waits until the child has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
@@ -253,8 +260,9 @@ class Supervisor:
         return 1 if self._stops_at_once else 0
 
 
-def _live(program: Program, has_started: SharedFlag, supervisor: int) -> None:
+def _live(child: _Child, supervisor: int, printed: PrintedOutput) -> None:
     """Execute the program of a child."""
+    printed.redirect()
     # Ctrl-C reaches the supervisor alone, which stops the children in good order.
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -263,9 +271,9 @@ def _live(program: Program, has_started: SharedFlag, supervisor: int) -> None:
     ignore_operator_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     follow_parent(supervisor)
-    show_as(program.role)
+    show_as(child.program.role)
     with logs.logged_end():
-        program.run(has_started)
+        child.program.run(child.has_started)
 
 
 def _nothing(signum: int, frame: FrameType | None) -> None:

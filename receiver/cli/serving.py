@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from socket import socket
 from types import FrameType
@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
     """
     from receiver.metrics.sharing import shared_directory
 
-    with _begun(settings):
+    with _begun(settings, has_supervisor=True):
         listener = _listen(settings)
         _prepare_data_directory(settings)
         with shared_directory():
@@ -71,14 +71,17 @@ def _supervise(settings: Settings, listener: socket) -> int:
 
 
 @contextmanager
-def _begun(settings: Settings) -> Iterator[None]:
-    """Set up what every process of the receiver has: logs, signals and the mode of new files."""
+def _begun(settings: Settings, *, has_supervisor: bool = False) -> Iterator[None]:
+    """Set up what every process of the receiver has: logs, signals and the mode of new files.
+
+    A supervisor logs itself what the others print.
+    """
     ignore_operator_signals(has_terminal=True)
     close_umask()
     logs.keep_output()
     logs.configure(settings.log_level, settings.log_format)
     try:
-        with captured_output():
+        with nullcontext() if has_supervisor else captured_output():
             spare_present_children()
             yield
     except ReceiverError as error:

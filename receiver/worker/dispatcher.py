@@ -192,7 +192,7 @@ class Dispatcher:
         """Log what the action and its programs have printed."""
         attempt = executor.attempt
         fields = {"action": executor.action} if attempt is None else attempt.log_fields
-        for line in executor.lines(is_end=is_end):
+        for line in executor.output.lines(is_end=is_end):
             _output.info("action printed", extra={**fields, "text": line})
 
     def take_states(self) -> list[StateToSave]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from receiver import logs
+from receiver.captured_output import PipeLines
 from receiver.errors import ExecutorLostError, SettingsError
 from receiver.processes import become_subreaper, ending, ends_within, kill_descendants, reap_adopted
 from receiver.settings import Settings
@@ -38,7 +39,6 @@ _MOST_ATTEMPTS = 1000
 _EXIT_SECONDS = 3.0
 # Nobody who works takes so long to take or to give the rest of a message.
 _STALLED_SECONDS = 5
-_OUTPUT_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +62,7 @@ class Executor:
         # Why it was told to be killed, in words for the attempt.
         self.killed_because: str | None = None
         self.connection: Connection[object, object] | None = Connection(connection.detach())
-        self.output: int | None = output
-        self._line = b""
+        self.output = PipeLines(output)
 
     def send(self, message: object) -> None:
         """Send a message; raise OSError when the executor does not take it."""
@@ -89,39 +88,15 @@ class Executor:
             self.connection.close()
             self.connection = None
 
-    def lines(self, *, is_end: bool) -> Iterator[str]:
-        """Yield what the plugin and its programs have written, by lines, as far as it has come.
-
-        `is_end`: the attempt has ended, and so has its last line.
-        """
-        if self.output is None:
-            return
-        try:
-            text = os.read(self.output, _OUTPUT_BYTES)
-            is_over = not text
-        except BlockingIOError:
-            text, is_over = b"", False
-        *whole, self._line = (self._line + text).split(b"\n")
-        if is_end or is_over or len(self._line) >= _OUTPUT_BYTES:
-            whole, self._line = [*whole, self._line], b""
-        if is_over:
-            os.close(self.output)
-            self.output = None
-        for line in whole:
-            if line.strip():
-                yield line.decode(errors="replace")
-
     def descriptors(self) -> list[int]:
         """Return what can be read when a message or output has come."""
-        ends = [self.output] if self.output is not None else []
+        ends = [self.output.descriptor] if self.output.descriptor is not None else []
         return ends if self.connection is None else [self.connection.fileno(), *ends]
 
     def close(self) -> None:
         """Close what is left of an executor that has ended."""
         self.disconnect()
-        if self.output is not None:
-            os.close(self.output)
-            self.output = None
+        self.output.close()
 
 
 class ExecutorPool:
@@ -222,7 +197,6 @@ class ExecutorPool:
             read, write = os.pipe2(os.O_CLOEXEC)
             ours.callback(os.close, read)
             theirs.callback(os.close, write)
-            os.set_blocking(read, False)
             executor = Executor(next(self._numbers), action, near, read)
             ours.pop_all()
             self._executors[executor.number] = executor
@@ -272,7 +246,9 @@ class ExecutorPool:
         """Return the executors from which a message has come, and those with new output."""
         executors = self._executors.values()
         connections = {one.connection.fileno(): one for one in executors if one.connection}
-        outputs = {one.output: one for one in executors if one.output is not None}
+        outputs = {
+            one.output.descriptor: one for one in executors if one.output.descriptor is not None
+        }
         ready, _, _ = select.select([*connections, *outputs], [], [], 0)
         return (
             [connections[one] for one in ready if one in connections],

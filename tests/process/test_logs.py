@@ -24,7 +24,7 @@ from tests.support.every import every
 from tests.support.fuzz import HOSTILE
 from tests.support.log_lines import assert_collectable
 from tests.support.notifications import alert, notification
-from tests.support.processes import children_of, is_alive, title_of
+from tests.support.processes import children_of, descendants_of, is_alive, title_of
 from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
@@ -376,14 +376,33 @@ def test_last_words_of_a_crash_are_lines_of_the_log(
     assert_collectable(receiver.text())
 
 
-def test_process_that_logs_output_ends_with_a_receiver_that_is_killed(
-    start_receiver: Callable[..., Receiver],
-) -> None:
-    receiver = start_receiver().wait_ready()
+def loggers_of_output(receiver: Receiver) -> list[int]:
     assert receiver.process is not None
-    (pid,) = [
-        pid for pid in children_of(receiver.process.pid) if title_of(pid) == "receiver output"
-    ]
+    below = descendants_of(receiver.process.pid)
+    return [pid for pid in below if title_of(pid) == "receiver output"]
+
+
+def test_supervisor_needs_no_process_for_what_is_printed(
+    start_receiver: Callable[..., Receiver], tmp_path: Path
+) -> None:
+    receiver = start_receiver(PLUGIN_DIR=write(tmp_path / "plugins", NOISY)).wait_ready()
+    wait_until(lambda: {"an error", "by a program"} <= noise(receiver), 30)
+    assert loggers_of_output(receiver) == []
+    assert receiver.process is not None
+    # What they print leads to it; no other process can read it.
+    pipes = {os.readlink(f"/proc/{pid}/fd/1") for pid in receiver.children().values()}
+    for pid in descendants_of(receiver.process.pid):
+        ends = [file for file in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(file) in pipes]
+        assert {file.name for file in ends} <= {"1"}, title_of(pid)
+
+
+@pytest.mark.parametrize("command", ["web", "worker"])
+def test_process_that_logs_output_ends_with_a_receiver_that_is_killed(
+    start_receiver: Callable[..., Receiver], command: str
+) -> None:
+    receiver = start_receiver(command).wait_ready()
+    assert receiver.process is not None
+    (pid,) = loggers_of_output(receiver)
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         os.kill(pid, number)
     os.kill(receiver.process.pid, signal.SIGKILL)

@@ -455,7 +455,9 @@ def test_port_belongs_to_the_web_process_and_its_parents_alone(start_receiver: S
         assert not {f"socket:[{inode}]" for inode in listening} & {str(link) for link in links}
 
 
-def start_without_fork(start_receiver: Start, directory: Path, number: int) -> Receiver:
+def start_without_fork(
+    start_receiver: Start, directory: Path, number: int, *command: str
+) -> Receiver:
     """Start a receiver whose fork of this number fails."""
     (directory / "sitecustomize.py").write_text(
         "import os\n"
@@ -467,14 +469,14 @@ def start_without_fork(start_receiver: Start, directory: Path, number: int) -> R
         "    return fork()\n"
         "os.fork = limited\n"
     )
-    return start_receiver(PYTHONPATH=str(directory)).wait_ready()
+    return start_receiver(*command, PYTHONPATH=str(directory)).wait_ready()
 
 
 def test_child_for_which_there_is_no_process_is_made_later(
     start_receiver: Start, tmp_path: Path
 ) -> None:
-    # The first is for what is printed, the second for the journal, the third for the web.
-    receiver = start_without_fork(start_receiver, tmp_path, 3)
+    # The first is for the journal, the second for the web.
+    receiver = start_without_fork(start_receiver, tmp_path, 2)
     (failed,) = receiver.lines("process cannot be made, and is tried again")
     assert failed["role"] == "web"
     assert "Resource temporarily unavailable" in failed["error"]
@@ -482,10 +484,10 @@ def test_child_for_which_there_is_no_process_is_made_later(
     assert receiver.stop() == 0
 
 
-def test_receiver_starts_without_a_process_for_what_is_printed(
+def test_web_starts_without_a_process_for_what_is_printed(
     start_receiver: Start, tmp_path: Path
 ) -> None:
-    receiver = start_without_fork(start_receiver, tmp_path, 1)
+    receiver = start_without_fork(start_receiver, tmp_path, 1, "web")
     (failed,) = receiver.lines("printed output is not logged")
     assert "Resource temporarily unavailable" in failed["error"]
     assert receiver.post(notification(alert())).ok

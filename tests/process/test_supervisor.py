@@ -1,4 +1,4 @@
-"""The supervisor with small programs: restarts for ever, the first start, orphans."""
+"""The supervisor with small programs: restarts for ever, the first start, orphans, output."""
 
 import os
 import signal
@@ -18,18 +18,20 @@ HEAD = """
 import os, signal, subprocess, sys, time
 from datetime import timedelta
 from receiver import logs
+from receiver.processes import SharedFlag
 from receiver.supervisor import CANNOT_START, Program, Supervisor
 
 def wait(has_started):
     has_started.set()
     time.sleep(600)
 
-def serve(*programs):
+def serve(*programs, first=lambda: None, prepare=lambda: None):
+    logs.keep_output()
     logs.configure("info", "json")
     supervisor = Supervisor(
-        programs, timedelta(seconds=5), lambda: None, longest_pause=timedelta(seconds=0.05)
+        programs, timedelta(seconds=5), first, longest_pause=timedelta(seconds=0.05)
     )
-    sys.exit(supervisor.run(lambda: None))
+    sys.exit(supervisor.run(prepare))
 """
 
 
@@ -48,6 +50,9 @@ class Supervised:
 
     def restarts(self) -> list[dict[str, Any]]:
         return self.lines("process ended and is started again")
+
+    def printed(self) -> list[str]:
+        return [line["text"] for line in self.lines("process printed")]
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -149,3 +154,99 @@ def test_orphans_are_adopted_and_reaped(supervise: Any) -> None:
     )
     assert supervised.stop() == 0
     assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]
+
+
+def test_child_that_prints_much_waits_until_the_supervisor_is_no_longer_busy(
+    supervise: Any,
+) -> None:
+    supervised = supervise(
+        "was_blocked = SharedFlag()\n"
+        "def first():\n"
+        "    os.set_blocking(1, False)\n"
+        "    try:\n"
+        "        while True:\n"
+        "            os.write(1, b'f' * 4095 + b'\\n')\n"
+        "    except BlockingIOError:\n"
+        "        was_blocked.set()\n"
+        "    os.set_blocking(1, True)\n"
+        "    for number in range(10_000):\n"
+        "        print(number, 'x' * 1000)\n"
+        "def prepare():\n"
+        "    while not was_blocked.is_set:\n"
+        "        time.sleep(0.01)\n"
+        "serve(Program('web', wait), first=first, prepare=prepare)"
+    )
+    wait_until(lambda: f"9999 {'x' * 1000}" in supervised.printed())
+    printed = [line for line in supervised.printed() if not line.startswith("f")]
+    assert printed == [f"{number} {'x' * 1000}" for number in range(10_000)]
+    assert supervised.stop() == 0
+
+
+def test_child_that_is_started_again_prints_as_before(supervise: Any) -> None:
+    supervised = supervise(
+        "def die(has_started):\n"
+        "    print('an error', file=sys.stderr)\n"
+        "    os.write(1, b'last words')\n"
+        "    os._exit(9)\n"
+        "serve(Program('web', wait), Program('worker', die))"
+    )
+    wait_until(lambda: len(supervised.restarts()) > 5)
+    assert supervised.stop() == 0
+    printed, starts = supervised.lines("process printed"), len(supervised.restarts())
+    errors = [line for line in printed if line["stream"] == "stderr"]
+    assert starts <= len(errors) <= starts + 1
+    assert {(line["level"], line["text"]) for line in errors} == {("WARNING", "an error")}
+    # Without the end of the line, those of several children may share one.
+    words = [line for line in printed if line["stream"] == "stdout"]
+    assert {line["level"] for line in words} == {"INFO"}
+    assert "".join(line["text"] for line in words) == "last words" * len(errors)
+
+
+def test_half_a_line_is_logged_when_nothing_follows(supervise: Any) -> None:
+    supervised = supervise(
+        "def run(has_started):\n"
+        "    os.write(2, b'half a line')\n"
+        "    wait(has_started)\n"
+        "serve(Program('web', run))"
+    )
+    wait_until(lambda: supervised.printed() == ["half a line"])
+    assert supervised.stop() == 0
+
+
+def test_what_children_print_while_they_end_is_logged(supervise: Any) -> None:
+    supervised = supervise(
+        "def run(has_started):\n"
+        "    def end(signum, frame):\n"
+        "        for number in range(1_000):\n"
+        "            print(number, 'x' * 1000)\n"
+        "        os.write(1, b'half')\n"
+        "        os._exit(0)\n"
+        "    signal.signal(signal.SIGTERM, end)\n"
+        "    print('runs')\n"
+        "    wait(has_started)\n"
+        "serve(Program('web', run))"
+    )
+    wait_until(lambda: "runs" in supervised.printed())
+    assert supervised.stop() == 0
+    numbers = [f"{number} {'x' * 1000}" for number in range(1_000)]
+    assert supervised.printed() == ["runs", *numbers, "half"]
+
+
+def test_process_that_can_still_print_delays_the_end_by_two_seconds(supervise: Any) -> None:
+    supervised = supervise(
+        "from receiver.captured_output import PrintedOutput\n"
+        "logs.keep_output()\n"
+        "logs.configure('info', 'json')\n"
+        "printed = PrintedOutput()\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    printed.redirect()\n"
+        "    print('half', end='', flush=True)\n"
+        "    time.sleep(600)\n"
+        "began = time.monotonic()\n"
+        "printed.log_rest()\n"
+        "lasted = time.monotonic() - began\n"
+        "os.kill(pid, signal.SIGKILL)\n"
+        "sys.exit(0 if 1.9 < lasted < 10 else lasted)"
+    )
+    assert supervised.process.wait(60) == 0
+    assert supervised.printed() == ["half"]

@@ -14,6 +14,7 @@ from receiver import settings as receiver_settings
 from receiver.migration.predecessor import NAMES
 from receiver.migration.translation import alertmanager, as_yaml
 from receiver.plugins import load_actions, rules_of
+from receiver.replicas import ReplicaLabel
 from tests.support.documents import ROOT, anchors, blocks_by_heading
 from tests.support.receivers import Receiver
 from tests.support.stack import requires
@@ -212,6 +213,18 @@ def test_migrated_receiver_runs_side_by_side_and_only_watches(migrated: Path) ->
     assert receiver.lines("threshold action executed") == []
 
 
+def test_prometheus_takes_what_drops_a_replica_label(tmp_path: Path) -> None:
+    (promtool,) = requires("promtool")
+    file = tmp_path / "prometheus.yml"
+    for text in (
+        block("operations", "A pair of Prometheus", "yaml"),
+        ReplicaLabel("prometheus_replica", "Test").cure,
+    ):
+        file.write_text(text)
+        checked = [promtool, "check", "config", str(file)]
+        assert subprocess.run(checked, capture_output=True, check=False).returncode == 0
+
+
 # All of them
 
 CARRIED_OUT: dict[tuple[str, str, str, int], Callable[..., Any]] = {
@@ -236,6 +249,9 @@ CARRIED_OUT: dict[tuple[str, str, str, int], Callable[..., Any]] = {
         test_migrated_receiver_runs_side_by_side_and_only_watches
     ),
     ("docs/operations.md", "Is all well?", "sh", 0): test_doctor_finds_all_well,
+    ("docs/operations.md", "A pair of Prometheus", "yaml", 0): (
+        test_prometheus_takes_what_drops_a_replica_label
+    ),
     ("docs/operations.md", "Backup", "sh", 0): (
         test_backup_of_a_running_receiver_is_restored_and_paused
     ),

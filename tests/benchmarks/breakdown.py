@@ -29,7 +29,7 @@ from receiver.journal.journal import Journal
 from receiver.journal.writer import Work
 from receiver.metrics.counts import WebCounts
 from receiver.metrics.sharing import count_as, shared_directory
-from receiver.plugins import Actions, catalog_of, load_actions, rules_of
+from receiver.plugins import Actions, catalog_of, catalogs_of, load_actions, rules_of
 from receiver.settings import Settings, load
 from receiver.web.app import create_app
 from receiver.web.bodies import LargeBodies
@@ -121,7 +121,8 @@ class _Bench:
         app.register_blueprint(
             create_webhook(
                 self.settings,
-                self.catalog,
+                catalogs_of(self.settings, self.actions),
+                lambda asked: asked,
                 _record_nothing,
                 LargeBodies(self.settings.max_body),
                 lambda: False,

@@ -676,9 +676,9 @@ def test_web_writes_into_no_file_that_was_planted_as_its_pipe(
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("keep")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "wake").symlink_to(victim)
     receiver = start_receiver("web").wait_ready()
+    # Before the start it is refused. The web opens the pipe at its first notification.
+    (tmp_path / "data" / "wake").symlink_to(victim)
     assert receiver.post(notification(alert()), "/webhook/log_action").json()["accepted"] == 1
     assert receiver.stop() == 0
     assert victim.read_text() == "keep"

@@ -122,7 +122,8 @@ class _Walk:
             return None
         reports = (past(at, now) for at in (row.seen_at, row.retried_at))
         reported_at = max(filter(None, reports), default=AT_ONCE)
-        waits_since = max(row.due_at, past(row.created_at, now) or AT_ONCE)
+        # What a clock created that was ahead has waited at least until now.
+        waits_since = max(row.due_at, past(row.created_at, now) or now)
         return guardrails.end_stale_wait(policy, waits_since, reported_at, now)
 
     def _write(self, ids: Sequence[int]) -> list[EndedWait]:

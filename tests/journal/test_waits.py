@@ -63,6 +63,17 @@ def test_run_whose_alert_is_not_reported_waits_and_then_is_skipped(
     assert end(journal) == []
 
 
+def test_run_that_a_clock_created_that_was_ahead_is_not_skipped_at_once(
+    journal: Journal, clock: Clock
+) -> None:
+    clock.now += HOUR
+    accept(journal, "f")
+    clock.now -= HOUR
+    assert end(journal) == []
+    clock.now += 30 * HOUR
+    assert len(end(journal)) == 1
+
+
 def test_report_or_a_persons_retry_begins_the_wait_anew(journal: Journal, clock: Clock) -> None:
     accept(journal, "f")
     clock.now += 20 * HOUR
